@@ -1,0 +1,51 @@
+# `make demo` and `make test` need nothing but Python 3.11 or later and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench schema examples constraints clean
+
+help:  ## Show what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@touch $@
+
+demo: .venv/installed  ## Generate a log, fold it, print the report; again: nothing is added
+	@mkdir -p demo
+	@test -s demo/app.log || $(BIN)/processor generate --events 20000 --hours 3 --seed 1 \
+		--duplicates 0.01 --malformed 0.002 --late 0.002 --output demo/app.log
+	$(BIN)/processor run --once demo/app.log
+	$(BIN)/processor report
+	$(BIN)/processor status
+
+test: .venv/installed  ## Run the tests, against the embedded PostgreSQL
+	$(BIN)/pytest
+
+check: .venv/installed  ## Format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed  ## Format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/installed  ## Measure speed and memory against the bare decoding loop
+	$(BIN)/python benchmarks/bench.py
+
+schema: .venv/installed  ## Write the event contract as JSON Schema
+	$(BIN)/python -c "from processor.core.contract import json_schema; print(json_schema().decode(), end='')" \
+		> schema/event.schema.json
+
+examples: .venv/installed  ## Make the example reports
+	$(BIN)/python examples/make.py
+
+constraints: .venv/installed  ## Write down the versions that are installed
+	$(BIN)/pip freeze --exclude-editable | sort -f > constraints.txt
+
+clean:  ## Remove what was made, the embedded database included
+	rm -rf .venv demo checkpoints/postgres*

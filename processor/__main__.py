@@ -1,0 +1,5 @@
+"""`python -m processor` is the same command as `processor`."""
+
+from processor.shell.cli import main
+
+main()

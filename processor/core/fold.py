@@ -1,0 +1,323 @@
+"""The fold: lines in, one commit value a batch out, over the working state.
+
+The working state is what a line that is not late may still need: the visits within
+`allowed_lateness + attribution_window` of the watermark, and the users who clicked in hours that
+are still open. `cut` evicts the rest. What it holds is a function of the lines alone, so it can
+always be folded again: `open` a log at its checkpoint's `rebuild_from`, fold up to its offset, and
+drop what `cut` returns.
+
+Invariants, whatever the batches:
+
+- every line has one outcome: `lines = applied + duplicates + ignored + dead letters`;
+- every line before a marker is either ahead of its watermark or not later than it, so once the
+  watermark has passed a marker by the horizon, only the remembered `ahead` lines matter.
+
+Knows no files, no SQL, no clock.
+"""
+
+import re
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from datetime import tzinfo
+from typing import Final
+
+from processor.core import machine
+from processor.core.contract import Decoder, Event, Ignored, Refused
+from processor.core.framing import Offsets
+from processor.core.model import (
+    HOUR_US,
+    MINUTE_US,
+    Checkpoint,
+    Commit,
+    DeadLetter,
+    Increment,
+    Lines,
+    LogCommit,
+    Rules,
+)
+from processor.core.watermark import Watermark, advance, is_late
+from processor.errors import LedgerError
+
+APPLIED: Final = ("applied", "")
+DUPLICATE: Final = ("duplicate", "")
+
+_LATE: Final = Refused("late", "fired_at: further behind the watermark than allowed")
+_AHEAD: Final = Refused("ahead", "fired_at: ahead of the watermark, as too many others are")
+
+MAX_AHEAD_LINES: Final = 10_000
+"""How many lines may be ahead of a log's watermark at once. Each is held until event time has come
+to it, maybe for years: beyond so many, a line is a dead letter, reason `ahead`."""
+
+MAX_IGNORED_NAMES: Final = 100
+"""How many event types of a log are counted by name; the others count together."""
+OTHER_NAMES: Final = "(other)"
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}", re.ASCII)
+
+_COLUMNS: Final = len(Increment._fields) - 2
+_PAGE_LOADS, _CLICKS, _UNIQUE_USER_CLICKS, _RELATED_CLICKS, _CLICKED_PAGE_LOADS = range(_COLUMNS)
+
+
+class LogState:
+    """What the fold knows of one log, and of the batch in hand from it."""
+
+    def __init__(self, log_id: int, checkpoint: Checkpoint, names: Iterable[str] = ()) -> None:
+        self.log_id = log_id
+        self.offset = checkpoint.rebuild_from
+        self.mark = Watermark(checkpoint.rebuild_watermark)
+        self.markers = deque([(self.offset, self.mark.at)])
+        self.ahead: list[tuple[int, int]] = []
+        self.names = set(names)
+        self.start_batch()
+
+    def start_batch(self) -> None:
+        """Forget the batch in hand."""
+        self.from_offset = self.offset
+        self.lines = 0
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.dead_letters: list[DeadLetter] = []
+
+    @property
+    def ahead_lines(self) -> int:
+        """How many lines are ahead of the watermark."""
+        if self.mark.at is None:
+            return len(self.ahead)
+        return len(self.ahead) - bisect_left(self.ahead, (self.mark.at + 1, 0))
+
+    def name_of(self, event_type: str) -> str:
+        """Return the name by which an ignored event type is counted.
+
+        Names come from the log, so they are held to the shape of a name, and to a number.
+        """
+        if event_type not in self.names:
+            if len(self.names) >= MAX_IGNORED_NAMES or not _NAME.fullmatch(event_type):
+                return OTHER_NAMES
+            self.names.add(event_type)
+        return event_type
+
+    def bury(self, dead_letter: DeadLetter) -> None:
+        """Account for a line as a dead letter."""
+        self.outcomes["dead_letter", dead_letter.reason] += 1
+        self.dead_letters.append(dead_letter)
+
+    def place_marker(self) -> None:
+        """Remember this offset as a place to rebuild from, once a minute of event time."""
+        at = self.mark.at
+        if self.mark.run_lines == 0 and at is not None:
+            last = self.markers[-1][1]
+            if last is None or at >= last + MINUTE_US:
+                self.markers.append((self.offset, at))
+
+    def drop_before(self, horizon: int) -> None:
+        """Forget what only lines before `horizon` need."""
+        while len(self.markers) > 1:
+            at = self.markers[1][1]
+            if at is None or at >= horizon:
+                break
+            self.markers.popleft()
+        del self.ahead[: bisect_left(self.ahead, (horizon, 0))]
+
+    def commit(self) -> LogCommit:
+        """Return the batch in hand as a value.
+
+        Raises:
+            LedgerError: the outcomes do not add up to the lines.
+
+        """
+        if self.lines != self.outcomes.total():
+            raise LedgerError(
+                f"log {self.log_id}, bytes {self.from_offset} to {self.offset}: {self.lines} lines "
+                f"went in, {self.outcomes.total()} came out; nothing of it was committed. "
+                "Please report this with the version"
+            )
+        rebuild_from, rebuild_watermark = self.markers[0]
+        ahead = tuple(sorted(offset for _, offset in self.ahead if offset < rebuild_from))
+        checkpoint = Checkpoint(self.offset, self.mark.at, rebuild_from, rebuild_watermark, ahead)
+        return LogCommit(
+            self.log_id,
+            self.from_offset,
+            checkpoint,
+            self.lines,
+            self.outcomes,
+            tuple(self.dead_letters),
+        )
+
+
+class Fold:
+    """Folds the lines of any number of logs over one working state."""
+
+    def __init__(self, rules: Rules, zone: tzinfo) -> None:
+        self._lateness = rules.allowed_lateness_us
+        self._window = rules.attribution_window_us
+        self._decode = Decoder(zone).decode
+        self._logs: dict[int, LogState] = {}
+        self._evicted_minute = -(1 << 63)
+        # The key is the visit. A visit that was loaded once and never clicked, as most are, is
+        # held as that instant alone.
+        self._visits: dict[str, machine.Visit | int] = {}
+        self._visits_by_minute: defaultdict[int, list[str]] = defaultdict(list)
+        self._users_by_hour: defaultdict[int, set[tuple[int, int]]] = defaultdict(set)
+        self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(_no_counts)
+
+    @property
+    def open_visits(self) -> int:
+        """How many visits the working state holds."""
+        return len(self._visits)
+
+    @property
+    def batch_lines(self) -> int:
+        """How many lines the batch in hand holds."""
+        return sum(log.lines for log in self._logs.values())
+
+    def open(self, log_id: int, checkpoint: Checkpoint, names: Iterable[str] = ()) -> LogState:
+        """Take up a log at its `rebuild_from`; `names` are the event types it has ignored."""
+        log = self._logs[log_id] = LogState(log_id, checkpoint, names)
+        return log
+
+    def recall(self, log: LogState, offset: int, line: bytes) -> None:
+        """Fold in again a line that starts at one of the `ahead_offsets` of the checkpoint."""
+        for event in self._decode([line]):
+            if isinstance(event, tuple):
+                self._apply(event)
+                insort(log.ahead, (event[-1], offset))
+
+    def fold(self, log: LogState, chunk: Lines) -> None:
+        """Fold the next lines of a log into the working state and the batch in hand."""
+        log.place_marker()
+        if not chunk.lines:
+            self._skip_overlong(log, chunk)
+            return
+        offsets = Offsets(chunk)
+        applied = duplicates = 0
+        ignored: Counter[str] = Counter()
+        low, high = self._unremarkable(log.mark)
+        for index, event in enumerate(self._decode(chunk.lines)):
+            if isinstance(event, tuple):
+                if not low <= event[-1] <= high:
+                    refused = self._move_watermark(log, event[-1], offsets, index)
+                    low, high = self._unremarkable(log.mark)
+                    if refused:
+                        log.bury(DeadLetter(*offsets.of(index), refused.reason, refused.detail))
+                        continue
+                if self._apply(event):
+                    applied += 1
+                else:
+                    duplicates += 1
+            elif isinstance(event, Ignored):
+                ignored[event.event_type] += 1
+            else:
+                log.bury(DeadLetter(*offsets.of(index), event.reason, event.detail))
+        for event_type, lines in ignored.items():
+            log.outcomes["ignored", log.name_of(event_type)] += lines
+        log.outcomes[APPLIED] += applied
+        log.outcomes[DUPLICATE] += duplicates
+        log.lines += len(chunk.lines)
+        log.offset = chunk.end
+
+    def cut(self) -> Commit | None:
+        """End the batch in hand, and return what it commits: None when it read nothing."""
+        self._evict()
+        logs = [log for _, log in sorted(self._logs.items()) if log.offset != log.from_offset]
+        increments = tuple(Increment(*key, *n) for key, n in sorted(self._counts.items()))
+        commit = Commit(increments, tuple(log.commit() for log in logs))
+        self._counts.clear()
+        for log in logs:
+            log.start_batch()
+        return commit if logs else None
+
+    def _unremarkable(self, mark: Watermark) -> tuple[int, int]:
+        """Return the first and last instant that need not be shown to the watermark."""
+        if mark.at is None or mark.run_lines:
+            return 1, 0
+        return mark.at - self._lateness, mark.at
+
+    def _move_watermark(
+        self, log: LogState, fired_at: int, offsets: Offsets, index: int
+    ) -> Refused | None:
+        """Show an event to the watermark; return why it is refused, if it is."""
+        if is_late(log.mark, fired_at, self._lateness):
+            return _LATE
+        log.mark = advance(log.mark, fired_at, self._lateness)
+        if log.mark.at is None or fired_at > log.mark.at:
+            if log.ahead_lines >= MAX_AHEAD_LINES:
+                return _AHEAD
+            insort(log.ahead, (fired_at, offsets.of(index)[0]))
+        return None
+
+    def _apply(self, event: Event) -> bool:
+        """Count an event, and remember it. False when it is a duplicate."""
+        is_click, event_id, customer_id, user_id, fired_at = event
+        key = f"{customer_id} {user_id} {event_id}"
+        hour = fired_at // HOUR_US
+        visit = self._visits.get(key)
+        if visit is None:
+            self._visits_by_minute[fired_at // MINUTE_US].append(key)
+            if not is_click:  # by far the most common event: its transition is known
+                self._visits[key] = fired_at
+                self._counts[customer_id, hour][_PAGE_LOADS] += 1
+                return True
+            visit = machine.NEW_VISIT
+        elif isinstance(visit, int):
+            visit = ((visit,), ())
+        step = machine.click if is_click else machine.load_page
+        transition = step(visit, fired_at, self._window)
+        if transition is None:
+            return False
+        self._visits[key], newly_related, newly_clicked = transition
+        if is_click:
+            self._counts[customer_id, hour][_CLICKS] += 1
+            self._count_user(customer_id, user_id, hour)
+        else:
+            self._counts[customer_id, hour][_PAGE_LOADS] += 1
+        for related in newly_related:
+            self._counts[customer_id, related // HOUR_US][_RELATED_CLICKS] += 1
+        for clicked in newly_clicked:
+            self._counts[customer_id, clicked // HOUR_US][_CLICKED_PAGE_LOADS] += 1
+        return True
+
+    def _count_user(self, customer_id: int, user_id: int, hour: int) -> None:
+        users = self._users_by_hour[hour]
+        if (customer_id, user_id) not in users:
+            users.add((customer_id, user_id))
+            self._counts[customer_id, hour][_UNIQUE_USER_CLICKS] += 1
+
+    def _skip_overlong(self, log: LogState, chunk: Lines) -> None:
+        length = chunk.end - chunk.offset - 1
+        log.bury(DeadLetter(chunk.offset, length, "too_long", "longer than the longest line read"))
+        log.lines += 1
+        log.offset = chunk.end
+
+    def _evict(self) -> None:
+        """Forget what only late lines could need, once a minute of event time."""
+        marks = [log.mark for log in self._logs.values()]
+        times = [mark.at for mark in marks if mark.at is not None]
+        if not times or Watermark() in marks:  # a log of which nothing is read yet may start early
+            return
+        open_from = min(times) - self._lateness
+        minute = open_from // MINUTE_US
+        if minute <= self._evicted_minute:
+            return
+        self._evicted_minute = minute
+        self._evict_visits(open_from - self._window)
+        open_hour = open_from // HOUR_US
+        for hour in [hour for hour in self._users_by_hour if hour < open_hour]:
+            del self._users_by_hour[hour]
+        for log in self._logs.values():
+            log.drop_before(min(open_from - self._window, open_hour * HOUR_US))
+
+    def _evict_visits(self, before: int) -> None:
+        """Forget the instants of visits that lie `before`, and the visits that have no other."""
+        for minute in [m for m in self._visits_by_minute if (m + 1) * MINUTE_US <= before]:
+            for key in self._visits_by_minute.pop(minute):
+                visit = self._visits.pop(key)
+                if isinstance(visit, int):
+                    continue
+                kept = machine.forget(visit, before)
+                if kept != machine.NEW_VISIT:
+                    self._visits[key] = kept
+                    oldest = min(kept[0] + kept[1])
+                    self._visits_by_minute[oldest // MINUTE_US].append(key)
+
+
+def _no_counts() -> list[int]:
+    return [0] * _COLUMNS

@@ -1,0 +1,92 @@
+"""The values that cross from one part to another. No behaviour beyond what each can say of itself.
+
+Instants are whole microseconds since 1970-01-01T00:00:00Z, hours whole hours since then.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+SECOND_US: Final = 1_000_000
+MINUTE_US: Final = 60 * SECOND_US
+HOUR_US: Final = 60 * MINUTE_US
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What shapes the numbers. A table made by one set of rules is not continued by another."""
+
+    attribution_window_us: int = 30 * MINUTE_US
+    allowed_lateness_us: int = 10 * MINUTE_US
+    timezone: str = "UTC"
+
+
+class Lines(NamedTuple):
+    """Complete lines that follow each other in a log, without their newlines.
+
+    `end` is the offset behind the last newline, so `end - offset` bytes are accounted for.
+    """
+
+    offset: int
+    lines: list[bytes]
+    end: int
+
+
+class Checkpoint(NamedTuple):
+    """How much of a log is folded in, and from where its working state can be folded again.
+
+    No line before `rebuild_from` contributes to live state, save those that start at
+    `ahead_offsets`. `rebuild_watermark` is the watermark at `rebuild_from`.
+    """
+
+    byte_offset: int = 0
+    watermark: int | None = None
+    rebuild_from: int = 0
+    rebuild_watermark: int | None = None
+    ahead_offsets: tuple[int, ...] = ()
+
+
+class Increment(NamedTuple):
+    """What a batch adds to one row of the report."""
+
+    customer_id: int
+    hour: int
+    page_loads: int
+    clicks: int
+    unique_user_clicks: int
+    related_clicks: int
+    clicked_page_loads: int
+
+
+class DeadLetter(NamedTuple):
+    """A line that does not count, as a pointer: lines hold personal data, so none is copied."""
+
+    byte_offset: int
+    byte_length: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogCommit:
+    """What a batch did to one log. `outcomes` counts its lines by (outcome, name)."""
+
+    log_id: int
+    from_offset: int
+    checkpoint: Checkpoint
+    lines: int
+    outcomes: Mapping[tuple[str, str], int]
+    dead_letters: tuple[DeadLetter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One batch as one value: all that one transaction writes, keys in ascending order."""
+
+    increments: tuple[Increment, ...]
+    logs: tuple[LogCommit, ...]
+
+    @property
+    def lines(self) -> int:
+        """How many lines the batch holds."""
+        return sum(log.lines for log in self.logs)

@@ -1,0 +1,44 @@
+"""Chooses the database: the one at a URL, or the embedded one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from processor.edges.embedded import embedded
+from processor.edges.store import Connect
+from processor.errors import SettingsError
+
+
+@contextmanager
+def database(url: str | None, checkpoints: Path) -> Iterator[Connect]:
+    """Yield what connects to the database at `url`, or to the embedded one without a URL.
+
+    Raises:
+        SettingsError: the URL is not one. The message does not repeat it: it may hold a password.
+        EmbeddedError: as for `embedded`.
+
+    """
+    if url is None:
+        with embedded(checkpoints) as connect:
+            yield connect
+        return
+    try:
+        psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise SettingsError(
+            "the database URL is not valid; write postgresql://user@host:5432/database, with "
+            "special characters percent-encoded"
+        ) from None
+
+    def connect_to_url() -> psycopg.Connection:
+        return psycopg.connect(
+            url,
+            autocommit=True,
+            prepare_threshold=None,  # so that a pooler in transaction mode may sit in between
+            connect_timeout=10,
+            application_name="processor",
+        )
+
+    yield connect_to_url

@@ -1,0 +1,128 @@
+"""Reads the report, the ledger and the dead letters back from Postgres. Never writes.
+
+Each call reads one consistent state, whatever is committed meanwhile.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final, LiteralString, NamedTuple
+
+import psycopg
+from psycopg.rows import namedtuple_row
+
+from processor.edges.store import Connect
+from processor.errors import StoreError
+
+_REPORT: Final = """
+SELECT customer_id, to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+    page_loads, clicks, unique_user_clicks, related_clicks, clicked_page_loads, click_through_rate
+FROM hourly_report
+WHERE (%(customers)s::bigint[] IS NULL OR customer_id = ANY(%(customers)s))
+    AND (%(start)s::timestamptz IS NULL OR hour >= %(start)s)
+    AND (%(end)s::timestamptz IS NULL OR hour < %(end)s)
+ORDER BY hour, customer_id"""
+
+_LOGS: Final = """
+SELECT path, byte_offset, lines,
+    to_char(watermark AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS watermark,
+    ARRAY(SELECT (outcome, name, lines) FROM ledger l WHERE l.log_id = c.log_id) AS outcomes
+FROM checkpoints c ORDER BY path"""
+
+_DEAD_LETTERS: Final = """
+SELECT path, d.byte_offset, byte_length, reason, detail
+FROM dead_letters d JOIN checkpoints USING (log_id) ORDER BY path, d.byte_offset"""
+
+
+class ReportRow(NamedTuple):
+    """One customer's hour. `hour` is ISO 8601 in UTC, the rate has six decimals."""
+
+    customer_id: int
+    hour: str
+    page_loads: int
+    clicks: int
+    unique_user_clicks: int
+    related_clicks: int
+    clicked_page_loads: int
+    click_through_rate: Decimal | None
+
+
+class LogStatus(NamedTuple):
+    """A checkpoint and its ledger; `outcomes` counts lines by (outcome, name)."""
+
+    path: str
+    byte_offset: int
+    lines: int
+    watermark: str | None
+    outcomes: dict[tuple[str, str], int]
+
+
+class DeadLetterRow(NamedTuple):
+    """A pointer to a line that does not count."""
+
+    path: str
+    byte_offset: int
+    byte_length: int
+    reason: str
+    detail: str
+
+
+class Reader:
+    """The reading side of the database."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
+    def report(
+        self,
+        customers: Sequence[int] = (),
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> Iterator[ReportRow]:
+        """Yield the rows of the hours from `start` to before `end`, by hour and customer."""
+        chosen = {"customers": list(customers) or None, "start": start, "end": end}
+        for row in self._stream(_REPORT, chosen):
+            yield ReportRow(*row)
+
+    def status(self) -> list[LogStatus]:
+        """Return the checkpoint and the ledger of each log, by path."""
+        return [
+            LogStatus(
+                row.path,
+                row.byte_offset,
+                row.lines,
+                row.watermark,
+                {(outcome, name): int(lines) for outcome, name, lines in row.outcomes},
+            )
+            for row in self._stream(_LOGS, {})
+        ]
+
+    def dead_letters(self) -> Iterator[DeadLetterRow]:
+        """Yield all dead letters, by log and offset."""
+        for row in self._stream(_DEAD_LETTERS, {}):
+            yield DeadLetterRow(*row)
+
+    def _stream(self, query: LiteralString, values: Mapping[str, object]) -> Iterator[Any]:
+        """Yield rows as they arrive, in memory that does not grow with their number."""
+        with (
+            _in_words(),
+            self._connect() as connection,
+            connection.transaction(),
+            connection.cursor("rows", row_factory=namedtuple_row) as cursor,
+        ):
+            cursor.execute(query, values)
+            yield from cursor
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.UndefinedTable as error:
+        raise StoreError(
+            "there is no report in this database yet; make one with `processor run LOG...`"
+        ) from error
+    except psycopg.Error as error:
+        message = str(error).partition("\n")[0]
+        raise StoreError(f"the database cannot be read: {message}") from error

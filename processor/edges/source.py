@@ -1,0 +1,90 @@
+"""Reads log files by byte offset, without ever writing to them.
+
+A log is a plain file that only grows. What is cut into lines, and how, `core.framing` decides.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from processor.core.framing import Framer
+from processor.core.model import Lines
+from processor.errors import LogError
+
+ALL_LINES: Final = 1 << 62
+
+
+class LogReader:
+    """Gives out the complete lines of one log file, from `offset` on.
+
+    Raises:
+        LogError: the file cannot be read, or is shorter than what was read of it.
+
+    """
+
+    def __init__(self, path: Path, offset: int) -> None:
+        self.path = path
+        self._framer = Framer(offset)
+        self._seen_bytes = -1
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(21, "is a folder")
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+
+    def size_bytes(self) -> int:
+        """Return how long the file is now."""
+        return os.fstat(self._fd).st_size
+
+    def read(self, most: int = ALL_LINES, end: int | None = None) -> Lines | None:
+        """Return up to `most` lines that follow the last ones, None when no line is complete.
+
+        With `end`, no byte from that offset on is looked at.
+        """
+        while (lines := self._framer.take(most)) is None:
+            block = self._next_block(end)
+            if not block:
+                return None
+            if overlong := self._framer.feed(block):
+                return overlong
+        return lines
+
+    def line_at(self, offset: int) -> bytes:
+        """Return the line that starts at `offset`, without moving on."""
+        framer = Framer(offset)
+        framer.feed(self.bytes_at(offset, framer.block_bytes))
+        lines = framer.take(1)
+        return lines.lines[0] if lines else b""
+
+    def bytes_at(self, offset: int, most: int) -> bytes:
+        """Return up to `most` bytes from `offset` on, without moving on."""
+        return os.pread(self._fd, most, offset)
+
+    def _next_block(self, end: int | None) -> bytes:
+        """Read a block, or nothing when the file has not grown since nothing was found."""
+        offset = self._framer.next_read
+        try:
+            size = self.size_bytes()
+            if size < offset:
+                raise LogError(
+                    f"{self.path}: is {size} bytes long, but its first {offset} bytes were read "
+                    "before; it was truncated. Put it back, or run `processor replay`"
+                )
+            if size == self._seen_bytes:
+                return b""
+            most = self._framer.block_bytes if end is None else end - offset
+            block = os.pread(self._fd, min(most, self._framer.block_bytes), offset)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        if end is None and len(block) < self._framer.block_bytes:
+            self._seen_bytes = offset + len(block)
+        return block
+
+
+def _unreadable(path: Path, error: OSError) -> LogError:
+    return LogError(f"{path}: cannot be read: {error.strerror}. Check the path and its rights")

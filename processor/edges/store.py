@@ -1,0 +1,280 @@
+"""Writes commits to Postgres, each in one transaction, each exactly once.
+
+The first statement of a commit is the comparison: every checkpoint that the batch started from
+must still be where it was, or nothing is written. So a commit can be sent twice, by two processors
+or by one that does not know whether it succeeded, and still counts once. After a lost connection
+`reconcile` reads the checkpoints under `FOR UPDATE`, which waits for a commit that may still be
+under way, and tells which of the two it was.
+
+Session state is not relied on, so a pooler in transaction mode may sit in between.
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final, LiteralString, NamedTuple
+
+import psycopg
+
+from processor.core.contract import CONTRACT_VERSION
+from processor.core.model import HOUR_US, Checkpoint, Commit, LogCommit, Rules
+from processor.edges.migrations import Migration, migrate
+from processor.errors import CheckpointMovedError, SettingsError, StoreError
+
+Connect = Callable[[], psycopg.Connection]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_MOVE_CHECKPOINT: Final = """
+UPDATE checkpoints
+SET byte_offset = %(byte_offset)s, lines = lines + %(lines)s, watermark = %(watermark)s,
+    rebuild_from = %(rebuild_from)s, rebuild_watermark = %(rebuild_watermark)s,
+    ahead_offsets = %(ahead_offsets)s, committed_at = now(), committed_by = %(committed_by)s
+WHERE log_id = %(log_id)s AND byte_offset = %(from_offset)s"""
+
+_ADD_COUNTS: Final = """
+INSERT INTO hourly_counts AS t
+    (customer_id, hour, page_loads, clicks, unique_user_clicks, related_clicks, clicked_page_loads)
+SELECT * FROM unnest(
+    %s::bigint[], %s::timestamptz[],
+    %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+ON CONFLICT (customer_id, hour) DO UPDATE SET
+    page_loads = t.page_loads + excluded.page_loads,
+    clicks = t.clicks + excluded.clicks,
+    unique_user_clicks = t.unique_user_clicks + excluded.unique_user_clicks,
+    related_clicks = t.related_clicks + excluded.related_clicks,
+    clicked_page_loads = t.clicked_page_loads + excluded.clicked_page_loads"""
+
+_ADD_TO_LEDGER: Final = """
+INSERT INTO ledger AS t (log_id, outcome, name, lines)
+SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[])
+ON CONFLICT (log_id, outcome, name) DO UPDATE SET lines = t.lines + excluded.lines"""
+
+_ADD_DEAD_LETTERS: Final = (
+    "COPY dead_letters (log_id, byte_offset, byte_length, reason, detail) FROM STDIN"
+)
+
+_OPEN_LOG: Final = """
+INSERT INTO checkpoints (path, committed_by) VALUES (%s, %s) ON CONFLICT (path) DO NOTHING"""
+
+_READ_LOG: Final = """
+SELECT log_id, byte_offset, (extract(epoch FROM watermark) * 1000000)::bigint, rebuild_from,
+    (extract(epoch FROM rebuild_watermark) * 1000000)::bigint, ahead_offsets,
+    ARRAY(SELECT name FROM ledger l WHERE l.log_id = c.log_id AND outcome = 'ignored')
+FROM checkpoints c WHERE path = %s"""
+
+_LOCK_CHECKPOINTS: Final = """
+SELECT log_id, path, byte_offset, committed_by, committed_at FROM checkpoints
+WHERE log_id = ANY(%s) ORDER BY log_id FOR UPDATE"""
+
+
+class StoredLog(NamedTuple):
+    """A log as the database knows it; `names` are the event types it has ignored so far."""
+
+    log_id: int
+    checkpoint: Checkpoint
+    names: list[str]
+
+
+class ConnectionLostError(StoreError):
+    """The connection broke, or the server gave up on the transaction: reconcile, then go on."""
+
+
+class Store:
+    """The writing side of the database. `connect` makes connections; one is held at a time."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+        self._connection: psycopg.Connection | None = None
+        self.identity = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def close(self) -> None:
+        """Let go of the connection; the next call makes a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def migrate(self) -> list[Migration]:
+        """Bring the schema up to date, and return what was applied."""
+        with self._session() as connection:
+            return migrate(connection)
+
+    def adopt(self, rules: Rules) -> None:
+        """Make `rules` those of the report, if it has none yet.
+
+        Raises:
+            SettingsError: the report was made by other rules.
+
+        """
+        wanted = _rules_row(rules)
+        with self._session() as connection, connection.transaction():
+            connection.execute(_INSERT_RULES + " ON CONFLICT DO NOTHING", wanted)
+            kept = connection.execute(_SELECT_RULES).fetchone()
+        if kept != wanted:
+            differences = ", ".join(
+                f"{name} was {old}, is {new}"
+                for name, old, new in zip(_RULE_NAMES, kept or (), wanted, strict=True)
+                if old != new
+            )
+            raise SettingsError(
+                f"the report was made by other rules ({differences}); run with the old settings, "
+                "or make it anew with `processor replay`"
+            )
+
+    def open_log(self, path: str) -> StoredLog:
+        """Return the log at `path`, with a checkpoint at offset zero if it is new."""
+        with self._session() as connection, connection.transaction():
+            connection.execute(_OPEN_LOG, (path, self.identity))
+            row = connection.execute(_READ_LOG, (path,)).fetchone()
+        if row is None:
+            raise StoreError(f"the checkpoint of {path} vanished while it was made; start again")
+        log_id, offset, watermark, rebuild_from, rebuild_watermark, ahead, names = row
+        checkpoint = Checkpoint(offset, watermark, rebuild_from, rebuild_watermark, tuple(ahead))
+        return StoredLog(log_id, checkpoint, names)
+
+    def known_paths(self) -> list[str]:
+        """Return the paths of the logs that the report is made from."""
+        with self._session() as connection:
+            rows = connection.execute("SELECT path FROM checkpoints ORDER BY path").fetchall()
+        return [path for (path,) in rows]
+
+    def empty(self, rules: Rules) -> None:
+        """Forget the report, all checkpoints and dead letters, and adopt `rules`, in one step.
+
+        Log ids are never used again, so a processor that still runs finds its checkpoint gone.
+        """
+        with self._session() as connection, connection.transaction():
+            connection.execute("TRUNCATE checkpoints, hourly_counts, dead_letters, ledger, rules")
+            connection.execute(_INSERT_RULES, _rules_row(rules))
+
+    def commit(self, commit: Commit) -> None:
+        """Write one batch in one transaction.
+
+        Raises:
+            CheckpointMovedError: a checkpoint was not where the batch started from.
+            ConnectionLostError: it is not known whether the batch was written.
+
+        """
+        with self._session() as connection, connection.transaction():
+            cursor = connection.cursor()
+            cursor.executemany(_MOVE_CHECKPOINT, [self._move(log) for log in commit.logs])
+            if cursor.rowcount != len(commit.logs):
+                raise CheckpointMovedError(self._who_moved(connection, commit))
+            if commit.increments:
+                customers, hours, *counts = zip(*commit.increments, strict=True)
+                cursor.execute(_ADD_COUNTS, [list(customers), _hours(hours), *map(list, counts)])
+            if any(log.dead_letters for log in commit.logs):
+                with cursor.copy(_ADD_DEAD_LETTERS) as copy:
+                    for log in commit.logs:
+                        for dead_letter in log.dead_letters:
+                            copy.write_row((log.log_id, *dead_letter))
+            cursor.execute(_ADD_TO_LEDGER, _ledger_columns(commit.logs))
+
+    def reconcile(self, commit: Commit) -> bool:
+        """Tell whether `commit`, sent before the connection was lost, was written.
+
+        Raises:
+            CheckpointMovedError: neither it nor the state before it is there.
+            ConnectionLostError: as for `commit`.
+
+        """
+        with self._session() as connection, connection.transaction():
+            ids = [log.log_id for log in commit.logs]
+            rows = connection.execute(_LOCK_CHECKPOINTS, (ids,)).fetchall()
+            found = {log_id: (offset, by) for log_id, _, offset, by, _ in rows}
+            after = {log.log_id: (log.checkpoint.byte_offset, self.identity) for log in commit.logs}
+            if found == after:
+                return True
+            before = {log.log_id: log.from_offset for log in commit.logs}
+            if {log_id: offset for log_id, (offset, _) in found.items()} == before:
+                return False
+            raise CheckpointMovedError(self._who_moved(connection, commit))
+
+    @contextmanager
+    def _session(self) -> Iterator[psycopg.Connection]:
+        """Hand out the connection. What may pass by itself becomes `ConnectionLostError`."""
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            yield self._connection
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            self.close()
+            raise ConnectionLostError(f"the database is away: {_first_line(error)}") from error
+        except psycopg.Error as error:
+            self.close()
+            raise StoreError(
+                f"Postgres refused a statement ({error.sqlstate}): {_first_line(error)}; nothing "
+                "of it was written. Check the rights and the schema of the database"
+            ) from error
+
+    def _move(self, log: LogCommit) -> dict[str, object]:
+        checkpoint = log.checkpoint
+        return {
+            "log_id": log.log_id,
+            "from_offset": log.from_offset,
+            "byte_offset": checkpoint.byte_offset,
+            "lines": log.lines,
+            "watermark": _timestamp(checkpoint.watermark),
+            "rebuild_from": checkpoint.rebuild_from,
+            "rebuild_watermark": _timestamp(checkpoint.rebuild_watermark),
+            "ahead_offsets": list(checkpoint.ahead_offsets),
+            "committed_by": self.identity,
+        }
+
+    def _who_moved(self, connection: psycopg.Connection, commit: Commit) -> str:
+        started_from = {log.log_id: log.from_offset for log in commit.logs}
+        rows = connection.execute(_LOCK_CHECKPOINTS, (list(started_from),)).fetchall()
+        for log_id, path, offset, by, at in rows:
+            if by != self.identity:
+                return (
+                    f"{path}: another processor, {by.rpartition(':')[0]}, owns this log: it moved "
+                    f"the checkpoint from byte {started_from[log_id]} to {offset} at "
+                    f"{at.isoformat(timespec='seconds')}. Stop one of the two"
+                )
+        return (
+            "the checkpoint of a log that this processor reads is gone: the report is being made "
+            "anew, or the database was put back to an earlier state. Start again to go on from it"
+        )
+
+
+_RULE_NAMES: Final = ("contract_version", "attribution_window", "allowed_lateness", "timezone")
+_SELECT_RULES: Final[LiteralString] = (
+    "SELECT contract_version, attribution_window, allowed_lateness, timezone FROM rules"
+)
+_INSERT_RULES: Final[LiteralString] = (
+    "INSERT INTO rules (contract_version, attribution_window, allowed_lateness, timezone) "
+    "VALUES (%s, %s, %s, %s)"
+)
+
+
+def _rules_row(rules: Rules) -> tuple[int, timedelta, timedelta, str]:
+    return (
+        CONTRACT_VERSION,
+        timedelta(microseconds=rules.attribution_window_us),
+        timedelta(microseconds=rules.allowed_lateness_us),
+        rules.timezone,
+    )
+
+
+def _ledger_columns(logs: Sequence[LogCommit]) -> list[list[object]]:
+    rows = sorted(
+        (log.log_id, outcome, name, lines)
+        for log in logs
+        for (outcome, name), lines in log.outcomes.items()
+    )
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _hours(hours: Iterable[int]) -> list[datetime]:
+    return [_EPOCH + timedelta(microseconds=hour * HOUR_US) for hour in hours]
+
+
+def _timestamp(instant: int | None) -> datetime | None:
+    return None if instant is None else _EPOCH + timedelta(microseconds=instant)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

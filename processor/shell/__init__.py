@@ -1,0 +1,1 @@
+"""The shell: wires the core to the edges, and speaks to people."""

@@ -1,0 +1,479 @@
+"""The command line: options, environment and settings file in, an exit code out."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, TextIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from processor.edges.database import database
+from processor.edges.reader import Reader
+from processor.edges.store import Store
+from processor.errors import ExitCode, ProcessorError, SettingsError
+from processor.shell import generate as generator
+from processor.shell import report as rendering
+from processor.shell.daemon import Daemon, Stop
+from processor.shell.report import Format, TableOrJson
+from processor.shell.settings import RunSettings, run_settings
+
+_FORCED_STOP_SECONDS: Final = 4.5
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: **0** done, **1** failed, **2** usage or settings, "
+    "**3** another processor owns the log.",
+)
+
+_Logs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="LOG...", envvar="PROCESSOR_LOGS", help="JSON-lines logs.", show_default=False
+    ),
+]
+_DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PROCESSOR_DATABASE_URL",
+        help="PostgreSQL 14 or later. Without it, an embedded one runs under the checkpoints "
+        "folder. A URL with a password belongs into the environment: others can see options.",
+        show_default="embedded",
+    ),
+]
+_Checkpoints = Annotated[
+    Path,
+    typer.Option(envvar="PROCESSOR_CHECKPOINTS", help="Where the embedded database lives."),
+]
+_BatchLines = Annotated[
+    int, typer.Option(envvar="PROCESSOR_BATCH_LINES", help="A batch has at most so many lines,")
+]
+_BatchSeconds = Annotated[
+    float,
+    typer.Option(
+        envvar="PROCESSOR_BATCH_SECONDS", help="and is committed so long after its first at most."
+    ),
+]
+_AttributionWindow = Annotated[
+    str,
+    typer.Option(
+        envvar="PROCESSOR_ATTRIBUTION_WINDOW",
+        help="A click relates to a page load of its visit that fired so long before it at most.",
+    ),
+]
+_AllowedLateness = Annotated[
+    str,
+    typer.Option(
+        envvar="PROCESSOR_ALLOWED_LATENESS",
+        help="A line further behind the others of its log is a dead letter, reason late.",
+    ),
+]
+_Timezone = Annotated[
+    str,
+    typer.Option(envvar="PROCESSOR_TIMEZONE", help="Zone of times that carry no offset."),
+]
+_CHECKPOINTS: Final = Path("checkpoints")
+
+
+@app.callback()
+def processor(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PROCESSOR_CONFIG",
+            help="A TOML file of options, such as `allowed_lateness = '1h'`. What the environment "
+            "or the command line says goes first.",
+        ),
+    ] = None,
+) -> None:
+    """Turn the event logs of referral pages into an exact hourly report in Postgres.
+
+    Reads JSON lines, counts page loads and clicks for each customer and hour, and keeps the report
+    exact through crashes, duplicates and replays: each batch and the place it ends at in the log
+    are committed together.
+
+    Try it: `processor generate --events 10000 --output app.log`, `processor run --once app.log`,
+    `processor report`.
+    """
+    if config is not None:
+        context.default_map = _defaults(config, context)
+
+
+@app.command()
+def run(
+    logs: _Logs,
+    once: Annotated[
+        bool,
+        typer.Option(
+            "--once", envvar="PROCESSOR_ONCE", help="Stop at the end of the logs. Else follow them."
+        ),
+    ] = False,
+    database_url: _DatabaseUrl = None,
+    checkpoints: _Checkpoints = _CHECKPOINTS,
+    batch_lines: _BatchLines = 100_000,
+    batch_seconds: _BatchSeconds = 0.5,
+    attribution_window: _AttributionWindow = "30m",
+    allowed_lateness: _AllowedLateness = "10m",
+    timezone: _Timezone = "UTC",
+) -> None:
+    """Fold logs into the report: what is there (`--once`), or line by line for ever.
+
+    Goes on where the last run ended, however it ended. SIGTERM and SIGINT stop it cleanly.
+    A line is complete with its newline; what follows the last newline is left for later.
+    """
+    settings = run_settings(
+        logs=logs,
+        once=once,
+        batch_lines=batch_lines,
+        batch_seconds=batch_seconds,
+        attribution_window=attribution_window,
+        allowed_lateness=allowed_lateness,
+        timezone=timezone,
+    )
+    with _signals() as stop, _store(database_url, checkpoints) as store:
+        store.migrate()
+        _run(store, settings, stop)
+
+
+@app.command()
+def replay(
+    logs: _Logs,
+    only_these: Annotated[
+        bool,
+        typer.Option(
+            "--only-these", help="Forget what other logs, not named here, have put into the report."
+        ),
+    ] = False,
+    database_url: _DatabaseUrl = None,
+    checkpoints: _Checkpoints = _CHECKPOINTS,
+    batch_lines: _BatchLines = 100_000,
+    batch_seconds: _BatchSeconds = 0.5,
+    attribution_window: _AttributionWindow = "30m",
+    allowed_lateness: _AllowedLateness = "10m",
+    timezone: _Timezone = "UTC",
+) -> None:
+    """Make the report anew from offset zero, by the settings given here.
+
+    Empties it first, in one step that also sets the logs back to their beginning: whatever happens
+    later, the report is never a mixture. If the replay is interrupted, `processor run` goes on with
+    it, or `processor replay` begins it again. A processor that still runs stops with exit code 3.
+    """
+    settings = run_settings(
+        logs=logs,
+        once=True,
+        batch_lines=batch_lines,
+        batch_seconds=batch_seconds,
+        attribution_window=attribution_window,
+        allowed_lateness=allowed_lateness,
+        timezone=timezone,
+    )
+    with _signals() as stop, _store(database_url, checkpoints) as store:
+        store.migrate()
+        missing = [log for log in settings.logs if not log.is_file()]
+        if missing:
+            raise SettingsError(f"{missing[0]}: there is no such file; nothing was replayed")
+        left_out = set(store.known_paths()) - set(map(str, settings.logs))
+        if left_out and not only_these:
+            raise SettingsError(
+                f"the report also counts {', '.join(sorted(left_out))}; name these logs too, or "
+                "forget what they have put into it with --only-these"
+            )
+        store.empty(settings.rules)
+        _run(store, settings, stop)
+
+
+@app.command()
+def report(
+    format_: Annotated[
+        Format, typer.Option("--format", envvar="PROCESSOR_REPORT_FORMAT", help="How to write it.")
+    ] = Format.TABLE,
+    customer: Annotated[
+        list[int] | None,
+        typer.Option(envvar="PROCESSOR_CUSTOMER", help="Only this customer; may be repeated."),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", envvar="PROCESSOR_FROM", help="Only hours from this on, as 2022-01-01T00:00."
+        ),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(envvar="PROCESSOR_TO", help="Only hours before this.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PROCESSOR_OUTPUT", help="Write to this file.", show_default="standard output"
+        ),
+    ] = None,
+    database_url: _DatabaseUrl = None,
+    checkpoints: _Checkpoints = _CHECKPOINTS,
+) -> None:
+    """Show the hourly report: by hour and customer, hours in UTC.
+
+    `related_clicks` are clicks within the attribution window after a page load of the same visit,
+    `clicked_page_loads` the page loads with such a click; their share of all page loads is
+    `click_through_rate`. Unique users of several hours must not be added up.
+    """
+    start, end = _instant("--from", from_), _instant("--to", to)
+    with _reader(database_url, checkpoints) as reader, _output(output) as out:
+        rendering.write_report(reader.report(customer or (), start, end), format_, out)
+
+
+@app.command()
+def status(
+    format_: Annotated[
+        TableOrJson,
+        typer.Option("--format", envvar="PROCESSOR_STATUS_FORMAT", help="How to write it."),
+    ] = TableOrJson.TABLE,
+    database_url: _DatabaseUrl = None,
+    checkpoints: _Checkpoints = _CHECKPOINTS,
+) -> None:
+    """Show how far each log is folded in, and what became of its lines.
+
+    For every log, `lines = applied + duplicates + ignored + dead_letters`.
+    """
+    with _reader(database_url, checkpoints) as reader:
+        rendering.write_status(reader.status(), format_, sys.stdout)
+
+
+@app.command("dead-letters")
+def dead_letters(
+    format_: Annotated[
+        Format,
+        typer.Option("--format", envvar="PROCESSOR_DEAD_LETTERS_FORMAT", help="How to write it."),
+    ] = Format.TABLE,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show",
+            envvar="PROCESSOR_SHOW",
+            help="Read the lines back from their log. They may hold personal data.",
+        ),
+    ] = False,
+    database_url: _DatabaseUrl = None,
+    checkpoints: _Checkpoints = _CHECKPOINTS,
+) -> None:
+    """List the lines that do not count: where they are, and why.
+
+    Reasons: `malformed` is no JSON object, `event_type` has none, `invalid` has a field outside the
+    contract, `late` and `ahead` are too far from the other lines of the log in time, `too_long` is
+    longer than 1 MiB.
+    """
+    with _reader(database_url, checkpoints) as reader:
+        rendering.write_dead_letters(reader.dead_letters(), format_, sys.stdout, show=show)
+
+
+@app.command()
+def migrate(database_url: _DatabaseUrl = None, checkpoints: _Checkpoints = _CHECKPOINTS) -> None:
+    """Bring the database to the schema of this version. `run` and `replay` do it too."""
+    with _store(database_url, checkpoints) as store:
+        for migration in store.migrate():
+            print(f"applied {migration.version:04}_{migration.name}")
+
+
+@app.command()
+def generate(
+    events: Annotated[int, typer.Option(envvar="PROCESSOR_EVENTS", min=0, help="How many lines.")],
+    hours: Annotated[
+        float, typer.Option(envvar="PROCESSOR_HOURS", min=0, help="The time they span.")
+    ] = 24.0,
+    customers: Annotated[int, typer.Option(envvar="PROCESSOR_CUSTOMERS", min=1)] = 8,
+    users: Annotated[int, typer.Option(envvar="PROCESSOR_USERS", min=1)] = 100,
+    seed: Annotated[
+        int, typer.Option(envvar="PROCESSOR_SEED", help="The same seed makes the same log.")
+    ] = 0,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            envvar="PROCESSOR_RATE",
+            min=0.001,
+            help="Write so many lines per second, live, with the times at which they are written.",
+        ),
+    ] = None,
+    duplicates: Annotated[
+        float,
+        typer.Option(
+            envvar="PROCESSOR_DUPLICATES", min=0, max=1, help="Share of lines that come again."
+        ),
+    ] = 0.0,
+    malformed: Annotated[
+        float,
+        typer.Option(envvar="PROCESSOR_MALFORMED", min=0, max=1, help="Share of broken lines."),
+    ] = 0.0,
+    late: Annotated[
+        float,
+        typer.Option(
+            envvar="PROCESSOR_LATE",
+            min=0,
+            max=1,
+            help="Share of lines that are 11 minutes to 3 hours late.",
+        ),
+    ] = 0.0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PROCESSOR_OUTPUT", help="Append to this file.", show_default="standard output"
+        ),
+    ] = None,
+) -> None:
+    """Make a log of made-up visits, in the shape of a real one."""
+    shape = generator.LogShape(
+        events=events,
+        hours=hours if rate is None else events / rate / 3600,
+        customers=customers,
+        users=users,
+        seed=seed,
+        duplicates=duplicates,
+        malformed=malformed,
+        late=late,
+        start=generator.START if rate is None else datetime.now(UTC),
+    )
+    with _output(output, append=True) as out:
+        if rate is None:
+            out.writelines(line + "\n" for line in generator.generate(shape))
+            return
+        started = time.monotonic()
+        for number, line in enumerate(generator.generate(shape)):
+            ahead = number / rate - (time.monotonic() - started)
+            if ahead > 0:
+                out.flush()
+                time.sleep(ahead)
+            out.write(line + "\n")
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit code."""
+    try:
+        app(prog_name="processor")
+    except ProcessorError as error:
+        print(f"processor: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _run(store: Store, settings: RunSettings, stop: Stop) -> None:
+    with _progress(settings) as tell:
+        Daemon(store, settings, stop, tell).run()
+
+
+@contextlib.contextmanager
+def _store(url: str | None, checkpoints: Path) -> Iterator[Store]:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    with database(url, checkpoints) as connect, contextlib.closing(Store(connect)) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def _reader(url: str | None, checkpoints: Path) -> Iterator[Reader]:
+    with database(url, checkpoints) as connect:
+        yield Reader(connect)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Stop]:
+    """Let the first SIGTERM or SIGINT ask for a stop, and the second end the process at once.
+
+    A stop that takes too long, because the database holds a statement up, is cut short: what was
+    not committed is folded again by the next run.
+    """
+    stop = Stop()
+
+    def ask(_number: int, _frame: object) -> None:
+        if stop.requested:
+            os._exit(ExitCode.FAILED)
+        stop.requested = True
+        signal.setitimer(signal.ITIMER_REAL, _FORCED_STOP_SECONDS)
+
+    def cut_short(_number: int, _frame: object) -> None:
+        os._exit(ExitCode.DONE)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    signal.signal(signal.SIGALRM, cut_short)
+    yield stop
+
+
+@contextlib.contextmanager
+def _progress(settings: RunSettings) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar where there is an end to reach and a terminal to see it."""
+    console = Console(stderr=True)
+    if not (settings.once and console.is_terminal):
+        yield lambda _done, _all: None
+        return
+    columns = (TextColumn("folding"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("folding")
+        yield lambda done, all_: progress.update(task, completed=done, total=all_)
+
+
+@contextlib.contextmanager
+def _output(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
+    """Open what to write to. A reader that has seen enough, as `head` has, ends the process."""
+    if path is None:
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    try:
+        out = path.open("a" if append else "w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
+    with out:
+        yield out
+
+
+def _instant(option: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(
+            f"{option}: {text!r} is no date or time; write 2022-01-01 or 2022-01-01T00:00:00Z"
+        ) from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _defaults(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
+    """Return the settings file as defaults for every command that has the option."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: is not TOML: {error}") from error
+    commands = context.command.commands  # type: ignore[attr-defined]
+    # Settings are named as options are, with underscores; click names some parameters otherwise.
+    options = {
+        name: {_setting_name(parameter): parameter.name for parameter in command.params}
+        for name, command in commands.items()
+    }
+    known = set().union(*options.values())
+    if unknown := sorted(set(values) - known):
+        raise SettingsError(
+            f"{path}: no option is called {unknown[0]}; there are {', '.join(sorted(known))}"
+        )
+    return {
+        name: {names[key]: value for key, value in values.items() if key in names}
+        for name, names in options.items()
+    }
+
+
+def _setting_name(parameter: Any) -> str:
+    return str(parameter.opts[0]).lstrip("-").replace("-", "_")

@@ -1,0 +1,208 @@
+"""Renders what the reader returns: as a table for people, as CSV and JSON for programs."""
+
+import csv
+import unicodedata
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TextIO
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from processor.edges.reader import DeadLetterRow, LogStatus, ReportRow
+from processor.edges.source import LogReader
+from processor.errors import LogError
+
+
+class Format(StrEnum):
+    """How to render."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+class TableOrJson(StrEnum):
+    """How to render what does not fit into rows."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def write_report(rows: Iterable[ReportRow], format_: Format, out: TextIO) -> None:
+    """Write the hourly report."""
+    if format_ is Format.JSON:
+        _write_json((row._asdict() for row in rows), out)
+    elif format_ is Format.CSV:
+        _write_csv(ReportRow._fields, rows, out)
+    else:
+        headings = [name.replace("_", " ") for name in ReportRow._fields]
+        _write_table(headings, rows, out, left={"hour"})
+
+
+class LogLedger(NamedTuple):
+    """A log's checkpoint and ledger, as `status` shows it."""
+
+    path: str
+    byte_offset: int
+    size_bytes: int | None
+    lag_bytes: int | None
+    watermark: str | None
+    lines: int
+    applied: int
+    duplicates: int
+    ignored: int
+    dead_letters: int
+    ignored_by_name: dict[str, int]
+    dead_letters_by_reason: dict[str, int]
+
+
+def ledger(log: LogStatus) -> LogLedger:
+    """Return the status of a log, with the size that its file has now."""
+    path = Path(log.path)
+    size = path.stat().st_size if path.is_file() else None
+
+    def by_name(wanted: str) -> dict[str, int]:
+        found = ((name, lines) for (kind, name), lines in log.outcomes.items() if kind == wanted)
+        return dict(sorted(found))
+
+    ignored, dead_letters = by_name("ignored"), by_name("dead_letter")
+    return LogLedger(
+        path=log.path,
+        byte_offset=log.byte_offset,
+        size_bytes=size,
+        lag_bytes=None if size is None else size - log.byte_offset,
+        watermark=log.watermark,
+        lines=log.lines,
+        applied=sum(by_name("applied").values()),
+        duplicates=sum(by_name("duplicate").values()),
+        ignored=sum(ignored.values()),
+        dead_letters=sum(dead_letters.values()),
+        ignored_by_name=ignored,
+        dead_letters_by_reason=dead_letters,
+    )
+
+
+def write_status(logs: Iterable[LogStatus], format_: TableOrJson, out: TextIO) -> None:
+    """Write the checkpoint and ledger of each log."""
+    ledgers = [ledger(log) for log in logs]
+    if format_ is TableOrJson.JSON:
+        _write_json((row._asdict() for row in ledgers), out)
+        return
+    for row in ledgers:
+        table = Table(title=printable(row.path), title_justify="left", show_header=False)
+        table.add_column(style="bold")
+        table.add_column(justify="right")
+        for name, value in row._asdict().items():
+            if isinstance(value, dict):
+                for part, lines in value.items():
+                    table.add_row(f"{name.partition('_by_')[0]}: {part}", _cell(lines))
+            else:
+                table.add_row(name, _cell(value))
+        _console(out).print(table)
+
+
+def write_dead_letters(
+    rows: Iterable[DeadLetterRow], format_: Format, out: TextIO, *, show: bool
+) -> None:
+    """Write the pointers to dead letters, and with `show` the lines that they point to."""
+    if show:
+        shown = _with_lines(rows)
+        fields: Sequence[str] = (*DeadLetterRow._fields, "line")
+    else:
+        shown = iter(rows)
+        fields = DeadLetterRow._fields
+    if format_ is Format.JSON:
+        _write_json((dict(zip(fields, row, strict=True)) for row in shown), out)
+    elif format_ is Format.CSV:
+        _write_csv(fields, shown, out)
+    else:
+        headings = [name.replace("_", " ") for name in fields]
+        _write_table(headings, shown, out, left={"path", "reason", "detail", "line"})
+
+
+def printable(text: str) -> str:
+    """Return `text` with escapes for all that could steer a terminal or hide from a reader."""
+    return "".join(
+        character if unicodedata.category(character)[0] != "C" else ascii(character)[1:-1]
+        for character in text
+    )
+
+
+_SHOWN_BYTES: Final = 4096
+
+
+def _with_lines(rows: Iterable[DeadLetterRow]) -> Iterable[tuple[Any, ...]]:
+    path, reader = "", None
+    try:
+        for row in rows:
+            if row.path != path:
+                if reader:
+                    reader.close()
+                path, reader = row.path, _reader(row.path)
+            line = (
+                reader.bytes_at(row.byte_offset, min(row.byte_length, _SHOWN_BYTES))
+                if reader
+                else b""
+            )
+            yield (*row, printable(line.decode(errors="backslashreplace")))
+    finally:
+        if reader:
+            reader.close()
+
+
+def _reader(path: str) -> LogReader | None:
+    try:
+        return LogReader(Path(path), 0)
+    except LogError:
+        return None
+
+
+def _write_csv(fields: Sequence[str], rows: Iterable[Sequence[Any]], out: TextIO) -> None:
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(fields)
+    writer.writerows(rows)
+
+
+def _write_json(rows: Iterable[dict[str, Any]], out: TextIO) -> None:
+    """Write an array, an element a line, without holding it in memory."""
+    separator = "[\n"
+    for row in rows:
+        out.write(separator + orjson.dumps(row, default=float).decode())
+        separator = ",\n"
+    out.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+_PAGE_ROWS: Final = 10_000
+
+
+def _write_table(
+    headings: Sequence[str], rows: Iterable[Sequence[Any]], out: TextIO, left: set[str]
+) -> None:
+    """Write a table; a long one in pages, so that it need not be held in memory."""
+    remaining = iter(rows)
+    page = list(islice(remaining, _PAGE_ROWS))
+    while True:
+        table = Table()
+        for heading in headings:
+            table.add_column(heading, justify="left" if heading in left else "right")
+        for row in page:
+            table.add_row(*map(_cell, row))
+        _console(out).print(table)
+        page = list(islice(remaining, _PAGE_ROWS))
+        if not page:
+            return
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else printable(str(value))
+
+
+def _console(out: TextIO) -> Console:
+    """Return a console as wide as its table where there is no terminal to fit it to."""
+    return Console(
+        file=out, markup=False, highlight=False, emoji=False, width=None if out.isatty() else 400
+    )

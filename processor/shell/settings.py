@@ -1,0 +1,87 @@
+"""The settings of a run, checked. Where they come from (options, environment, file) is `cli`'s."""
+
+import re
+from datetime import UTC, timedelta, tzinfo
+from pathlib import Path
+from typing import Annotated, Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from processor.core.model import SECOND_US, Rules
+from processor.errors import SettingsError
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.ASCII)
+_UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        return timedelta(seconds=float(match[1]) * _UNIT_SECONDS[match[2]])
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
+
+
+class RunSettings(BaseModel):
+    """What `run` and `replay` work by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    logs: tuple[Path, ...] = Field(min_length=1)
+    once: bool = False
+    batch_lines: int = Field(default=100_000, ge=1)
+    batch_seconds: float = Field(default=0.5, gt=0, le=3600)
+    attribution_window: Duration = timedelta(minutes=30)
+    allowed_lateness: Duration = timedelta(minutes=10)
+    timezone: str = "UTC"
+
+    @field_validator("logs")
+    @classmethod
+    def _distinct(cls, logs: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys(log.resolve() for log in logs))
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(
+                "no such time zone here; write a name like Europe/Berlin, and install the "
+                "package tzdata if this machine has no zones"
+            ) from error
+        return name
+
+    @property
+    def zone(self) -> tzinfo:
+        """The zone of times that carry no offset."""
+        return UTC if self.timezone == "UTC" else ZoneInfo(self.timezone)
+
+    @property
+    def rules(self) -> Rules:
+        """What shapes the numbers."""
+        return Rules(
+            round(self.attribution_window.total_seconds() * SECOND_US),
+            round(self.allowed_lateness.total_seconds() * SECOND_US),
+            self.timezone,
+        )
+
+
+def run_settings(**values: Any) -> RunSettings:
+    """Return checked settings.
+
+    Raises:
+        SettingsError: names each setting that is wrong, as its option.
+
+    """
+    try:
+        return RunSettings(**values)
+    except ValidationError as error:
+        problems = [
+            f"--{str(problem['loc'][0]).replace('_', '-')}: "
+            + problem["msg"].removeprefix("Value error, ")
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("; ".join(problems)) from None

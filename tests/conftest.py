@@ -1,0 +1,142 @@
+"""What tests stand on: a real PostgreSQL, a fresh database for each test, and the command."""
+
+import csv
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from processor.edges.embedded import embedded
+from processor.shell.generate import LogShape, generate
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A connection string of a server: PROCESSOR_TEST_DATABASE_URL, or an embedded one."""
+    if url := os.environ.get("PROCESSOR_TEST_DATABASE_URL"):
+        yield url
+        return
+    checkpoints = tmp_path_factory.mktemp("pg")
+    with embedded(checkpoints):
+        yield make_conninfo(host=str(checkpoints / "postgres"), user="processor", dbname="postgres")
+
+
+@pytest.fixture
+def database_url(server):
+    """A connection string of a new and empty database."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    yield make_conninfo(**{**conninfo_to_dict(server), "dbname": name})
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def connect(database_url):
+    """What connects to the database of the test, as the package does."""
+    return lambda: psycopg.connect(database_url, autocommit=True, prepare_threshold=None)
+
+
+class Command:
+    """The installed command, against the database of the test."""
+
+    def __init__(self, database_url, folder):
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("PROCESSOR_")},
+            "COLUMNS": "200",
+        }
+        if database_url:
+            self.environment["PROCESSOR_DATABASE_URL"] = database_url
+        self.folder = folder
+        self.started = []
+
+    def start(self, *arguments, **options):
+        """Start it, and let it run."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "processor", *map(str, arguments)],
+            **{"env": self.environment, "cwd": self.folder, **pipes, **options},
+        )
+        self.started.append(process)
+        return process
+
+    def __call__(self, *arguments, exit_code=0, **options):
+        """Run it to its end, and return what it printed."""
+        process = self.start(*arguments, **options)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == exit_code, err
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def report(self):
+        """Return {(customer, hour): the five counts} from the report."""
+        rows = csv.DictReader(io.StringIO(self("report", "--format", "csv").stdout))
+        return {
+            (int(row.pop("customer_id")), row.pop("hour")): tuple(map(int, list(row.values())[:5]))
+            for row in rows
+        }
+
+    def status(self):
+        """Return the status of all logs."""
+        return json.loads(self("status", "--format", "json").stdout)
+
+    def ledger(self):
+        """Return the status of the only log, having seen that its ledger adds up."""
+        (log,) = self.status()
+        outcomes = ("applied", "duplicates", "ignored", "dead_letters")
+        assert log["lines"] == sum(log[outcome] for outcome in outcomes)
+        return log
+
+
+@pytest.fixture
+def command(database_url, tmp_path):
+    """The installed command, in a folder of its own."""
+    yield from _command(database_url, tmp_path)
+
+
+@pytest.fixture
+def embedded_command(tmp_path):
+    """The installed command with the embedded database."""
+    yield from _command(None, tmp_path)
+
+
+def _command(database_url, folder):
+    command = Command(database_url, folder)
+    yield command
+    for process in command.started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def make_log(tmp_path):
+    """Write a generated log, and return its path."""
+
+    def make(name="app.log", **shape):
+        path = tmp_path / name
+        path.write_text("".join(f"{line}\n" for line in generate(LogShape(**shape))))
+        return path
+
+    return make
+
+
+def wait_until(condition, seconds=30, what="the condition"):
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
+        time.sleep(0.02)
+
+
+PROJECT = Path(__file__).parents[1]
