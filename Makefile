@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench schema examples constraints clean
+.PHONY: help demo test coverage check format bench schema examples constraints clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,10 @@ demo: .venv/installed  ## Generate a log, fold it, print the report; again: noth
 
 test: .venv/installed  ## Run the tests, against the embedded PostgreSQL
 	$(BIN)/pytest
+
+coverage: .venv/installed  ## Show that every branch of the core and of the commit is tested
+	$(BIN)/pytest tests/unit tests/property tests/integration/test_store.py \
+		--cov=processor.core --cov=processor.edges.store --cov-report=term-missing --cov-fail-under=100
 
 check: .venv/installed  ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 ISO_HOUR = "%Y-%m-%dT%H:00:00Z"
@@ -27,6 +28,7 @@ def event_of(line):
         return None
 
 
+@lru_cache(maxsize=100_000)
 def instant_of(text):
     """Return the instant that a log's time names."""
     if "/" in text:

@@ -30,11 +30,15 @@ PAGE_LOAD: Final = "ReferralPageLoad"
 CLICK: Final = "ReferralRecommendClick"
 EMPTY_VALUE: Final = "EMPTY_VALUE"
 
+OTHER_NAMES: Final = "(other)"
+
 MAX_EVENT_ID_CHARS: Final = 256
+MAX_NAME_CHARS: Final = 64
 INT64_MIN: Final = -(1 << 63)
 INT64_MAX: Final = (1 << 63) - 1
 
 _BOM: Final = b"\xef\xbb\xbf"
+_NAME: Final = re.compile(rf"[A-Za-z][A-Za-z0-9_]{{0,{MAX_NAME_CHARS - 1}}}", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _FIRST_INSTANT: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
@@ -132,7 +136,10 @@ one is made for each line."""
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A well-formed line of an event type that does not count."""
+    """A line of an event type that does not count.
+
+    Names come from the log, so what has not the shape of a name is `OTHER_NAMES`.
+    """
 
     event_type: str
 
@@ -146,7 +153,11 @@ class Refused:
 
 
 _NO_EVENT_TYPE: Final = Refused("event_type", "event_type: missing, null, empty or EMPTY_VALUE")
-_ignored: Final = lru_cache(maxsize=256)(Ignored)
+
+
+@lru_cache(maxsize=256)
+def _ignored(event_type: str) -> Ignored:
+    return Ignored(event_type if _NAME.fullmatch(event_type) else OTHER_NAMES)
 
 
 class _Clock(dict[str, int]):
@@ -177,16 +188,17 @@ class Decoder:
         One loop without calls, since it runs for each line there is. orjson returns no integer
         below 64 bits, so only their upper bound is checked.
         """
-        loads, clock, most, most_chars = orjson.loads, self._clock, INT64_MAX, MAX_EVENT_ID_CHARS
+        loads, clock, page_load, click = orjson.loads, self._clock, PAGE_LOAD, CLICK
+        most, most_chars = INT64_MAX, MAX_EVENT_ID_CHARS
         decoded: list[Event | Ignored | Refused] = []
         add = decoded.append
         for line in lines:
             try:
                 fields = loads(line)
                 event_type = fields["event_type"]
-                if event_type == PAGE_LOAD:
+                if event_type == page_load:
                     is_click = False
-                elif event_type == CLICK:
+                elif event_type == click:
                     is_click = True
                 else:
                     add(_uncounted(event_type))
@@ -238,7 +250,7 @@ def _uncounted(event_type: object) -> Ignored | Refused:
         return _NO_EVENT_TYPE
     if not isinstance(event_type, str):
         return Refused("event_type", "event_type: should be a string")
-    return _ignored(event_type)
+    return _ignored(event_type[: MAX_NAME_CHARS + 1])
 
 
 def _explain(error: Mapping[str, Any]) -> str:

@@ -15,7 +15,6 @@ Invariants, whatever the batches:
 Knows no files, no SQL, no clock.
 """
 
-import re
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ from datetime import tzinfo
 from typing import Final
 
 from processor.core import machine
-from processor.core.contract import Decoder, Event, Ignored, Refused
+from processor.core.contract import OTHER_NAMES, Decoder, Event, Ignored, Refused
 from processor.core.framing import Offsets
 from processor.core.model import (
     HOUR_US,
@@ -51,8 +50,8 @@ to it, maybe for years: beyond so many, a line is a dead letter, reason `ahead`.
 
 MAX_IGNORED_NAMES: Final = 100
 """How many event types of a log are counted by name; the others count together."""
-OTHER_NAMES: Final = "(other)"
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}", re.ASCII)
+
+_BEFORE_ALL: Final = -(1 << 63)
 
 _COLUMNS: Final = len(Increment._fields) - 2
 _PAGE_LOADS, _CLICKS, _UNIQUE_USER_CLICKS, _RELATED_CLICKS, _CLICKED_PAGE_LOADS = range(_COLUMNS)
@@ -85,15 +84,26 @@ class LogState:
         return len(self.ahead) - bisect_left(self.ahead, (self.mark.at + 1, 0))
 
     def name_of(self, event_type: str) -> str:
-        """Return the name by which an ignored event type is counted.
-
-        Names come from the log, so they are held to the shape of a name, and to a number.
-        """
+        """Return the name by which an ignored event type is counted: the log chooses them."""
         if event_type not in self.names:
-            if len(self.names) >= MAX_IGNORED_NAMES or not _NAME.fullmatch(event_type):
+            if len(self.names) >= MAX_IGNORED_NAMES:
                 return OTHER_NAMES
             self.names.add(event_type)
         return event_type
+
+    def set_aside(
+        self,
+        chunk: Lines,
+        offsets: Offsets,
+        ignored: Iterable[str],
+        refused: Iterable[tuple[int, Refused]],
+    ) -> None:
+        """Account for the lines of a chunk that do not count."""
+        for event_type, lines in Counter(ignored).items():
+            self.outcomes["ignored", self.name_of(event_type)] += lines
+        for index, why in refused:
+            length = len(chunk.lines[index])
+            self.bury(DeadLetter(offsets.of(index), length, why.reason, why.detail))
 
     def bury(self, dead_letter: DeadLetter) -> None:
         """Account for a line as a dead letter."""
@@ -151,13 +161,13 @@ class Fold:
         self._window = rules.attribution_window_us
         self._decode = Decoder(zone).decode
         self._logs: dict[int, LogState] = {}
-        self._evicted_minute = -(1 << 63)
+        self._evicted_minute = _BEFORE_ALL
         # The key is the visit. A visit that was loaded once and never clicked, as most are, is
         # held as that instant alone.
         self._visits: dict[str, machine.Visit | int] = {}
         self._visits_by_minute: defaultdict[int, list[str]] = defaultdict(list)
         self._users_by_hour: defaultdict[int, set[tuple[int, int]]] = defaultdict(set)
-        self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(_no_counts)
+        self._counts: defaultdict[int, defaultdict[int, list[int]]] = defaultdict(_no_rows)
 
     @property
     def open_visits(self) -> int:
@@ -178,39 +188,55 @@ class Fold:
         """Fold in again a line that starts at one of the `ahead_offsets` of the checkpoint."""
         for event in self._decode([line]):
             if isinstance(event, tuple):
-                self._apply(event)
+                _, event_id, customer_id, user_id, _ = event
+                self._apply(event, f"{customer_id} {user_id} {event_id}")
                 insort(log.ahead, (event[-1], offset))
 
-    def fold(self, log: LogState, chunk: Lines) -> None:
+    def fold(self, log: LogState, chunk: Lines) -> None:  # noqa: C901 - runs for each line
         """Fold the next lines of a log into the working state and the batch in hand."""
         log.place_marker()
         if not chunk.lines:
             self._skip_overlong(log, chunk)
             return
         offsets = Offsets(chunk)
+        visits, fresh = self._visits, list[str]()
+        ignored, refused = list[str](), list[tuple[int, Refused]]()
         applied = duplicates = 0
-        ignored: Counter[str] = Counter()
+        hour, rows = 0, self._counts[0]
         low, high = self._unremarkable(log.mark)
         for index, event in enumerate(self._decode(chunk.lines)):
-            if isinstance(event, tuple):
-                if not low <= event[-1] <= high:
-                    refused = self._move_watermark(log, event[-1], offsets, index)
-                    low, high = self._unremarkable(log.mark)
-                    if refused:
-                        log.bury(DeadLetter(*offsets.of(index), refused.reason, refused.detail))
-                        continue
-                if self._apply(event):
+            if not isinstance(event, tuple):
+                if isinstance(event, Ignored):
+                    ignored.append(event.event_type)
+                else:
+                    refused.append((index, event))
+                continue
+            is_click, event_id, customer_id, user_id, fired_at = event
+            if not low <= fired_at <= high:
+                far_off = self._move_watermark(log, fired_at, offsets, index)
+                low, high = self._unremarkable(log.mark)
+                if far_off:
+                    refused.append((index, far_off))
+                    continue
+            key = f"{customer_id} {user_id} {event_id}"
+            if is_click or key in visits or fired_at > high:
+                if self._apply(event, key):
                     applied += 1
                 else:
                     duplicates += 1
-            elif isinstance(event, Ignored):
-                ignored[event.event_type] += 1
-            else:
-                log.bury(DeadLetter(*offsets.of(index), event.reason, event.detail))
-        for event_type, lines in ignored.items():
-            log.outcomes["ignored", log.name_of(event_type)] += lines
-        log.outcomes[APPLIED] += applied
+                continue
+            # A visit's first page load, by far the most common event: its transition is known.
+            visits[key] = fired_at
+            fresh.append(key)
+            if fired_at // HOUR_US != hour:
+                hour = fired_at // HOUR_US
+                rows = self._counts[hour]
+            rows[customer_id][_PAGE_LOADS] += 1
+        if log.mark.at is not None:  # else no line was unremarkable, and so no visit is fresh
+            self._visits_by_minute[log.mark.at // MINUTE_US].extend(fresh)
+        log.outcomes[APPLIED] += applied + len(fresh)
         log.outcomes[DUPLICATE] += duplicates
+        log.set_aside(chunk, offsets, ignored, refused)
         log.lines += len(chunk.lines)
         log.offset = chunk.end
 
@@ -218,8 +244,12 @@ class Fold:
         """End the batch in hand, and return what it commits: None when it read nothing."""
         self._evict()
         logs = [log for _, log in sorted(self._logs.items()) if log.offset != log.from_offset]
-        increments = tuple(Increment(*key, *n) for key, n in sorted(self._counts.items()))
-        commit = Commit(increments, tuple(log.commit() for log in logs))
+        increments = sorted(
+            Increment(customer_id, hour, *counts)
+            for hour, rows in self._counts.items()
+            for customer_id, counts in rows.items()
+        )
+        commit = Commit(tuple(increments), tuple(log.commit() for log in logs))
         self._counts.clear()
         for log in logs:
             log.start_batch()
@@ -228,7 +258,7 @@ class Fold:
     def _unremarkable(self, mark: Watermark) -> tuple[int, int]:
         """Return the first and last instant that need not be shown to the watermark."""
         if mark.at is None or mark.run_lines:
-            return 1, 0
+            return 0, _BEFORE_ALL
         return mark.at - self._lateness, mark.at
 
     def _move_watermark(
@@ -241,21 +271,15 @@ class Fold:
         if log.mark.at is None or fired_at > log.mark.at:
             if log.ahead_lines >= MAX_AHEAD_LINES:
                 return _AHEAD
-            insort(log.ahead, (fired_at, offsets.of(index)[0]))
+            insort(log.ahead, (fired_at, offsets.of(index)))
         return None
 
-    def _apply(self, event: Event) -> bool:
+    def _apply(self, event: Event, key: str) -> bool:
         """Count an event, and remember it. False when it is a duplicate."""
-        is_click, event_id, customer_id, user_id, fired_at = event
-        key = f"{customer_id} {user_id} {event_id}"
-        hour = fired_at // HOUR_US
+        is_click, _, customer_id, user_id, fired_at = event
         visit = self._visits.get(key)
         if visit is None:
             self._visits_by_minute[fired_at // MINUTE_US].append(key)
-            if not is_click:  # by far the most common event: its transition is known
-                self._visits[key] = fired_at
-                self._counts[customer_id, hour][_PAGE_LOADS] += 1
-                return True
             visit = machine.NEW_VISIT
         elif isinstance(visit, int):
             visit = ((visit,), ())
@@ -264,22 +288,23 @@ class Fold:
         if transition is None:
             return False
         self._visits[key], newly_related, newly_clicked = transition
+        hour = fired_at // HOUR_US
         if is_click:
-            self._counts[customer_id, hour][_CLICKS] += 1
+            self._counts[hour][customer_id][_CLICKS] += 1
             self._count_user(customer_id, user_id, hour)
         else:
-            self._counts[customer_id, hour][_PAGE_LOADS] += 1
+            self._counts[hour][customer_id][_PAGE_LOADS] += 1
         for related in newly_related:
-            self._counts[customer_id, related // HOUR_US][_RELATED_CLICKS] += 1
+            self._counts[related // HOUR_US][customer_id][_RELATED_CLICKS] += 1
         for clicked in newly_clicked:
-            self._counts[customer_id, clicked // HOUR_US][_CLICKED_PAGE_LOADS] += 1
+            self._counts[clicked // HOUR_US][customer_id][_CLICKED_PAGE_LOADS] += 1
         return True
 
     def _count_user(self, customer_id: int, user_id: int, hour: int) -> None:
         users = self._users_by_hour[hour]
         if (customer_id, user_id) not in users:
             users.add((customer_id, user_id))
-            self._counts[customer_id, hour][_UNIQUE_USER_CLICKS] += 1
+            self._counts[hour][customer_id][_UNIQUE_USER_CLICKS] += 1
 
     def _skip_overlong(self, log: LogState, chunk: Lines) -> None:
         length = chunk.end - chunk.offset - 1
@@ -289,9 +314,8 @@ class Fold:
 
     def _evict(self) -> None:
         """Forget what only late lines could need, once a minute of event time."""
-        marks = [log.mark for log in self._logs.values()]
-        times = [mark.at for mark in marks if mark.at is not None]
-        if not times or Watermark() in marks:  # a log of which nothing is read yet may start early
+        times = [log.mark.at for log in self._logs.values() if log.mark.at is not None]
+        if not times or len(times) < len(self._logs):  # in a log without a watermark, none is late
             return
         open_from = min(times) - self._lateness
         minute = open_from // MINUTE_US
@@ -321,3 +345,7 @@ class Fold:
 
 def _no_counts() -> list[int]:
     return [0] * _COLUMNS
+
+
+def _no_rows() -> defaultdict[int, list[int]]:
+    return defaultdict(_no_counts)

@@ -5,6 +5,7 @@ tail without its LF is not a line yet. A line that does not end within `block_by
 but accounted for, in constant memory. Knows nothing of files: bytes are handed in.
 """
 
+from itertools import accumulate
 from typing import Final
 
 from processor.core.model import Lines
@@ -70,18 +71,14 @@ class Framer:
 
 
 class Offsets:
-    """The offsets of the lines of a chunk, asked for in ascending order of their index.
-
-    Few lines are asked for, so none is counted until one is.
-    """
+    """The offsets of the lines of a chunk. Few are asked for, so none is counted until one is."""
 
     def __init__(self, chunk: Lines) -> None:
-        self._lines = chunk.lines
-        self._index = 0
-        self._offset = chunk.offset
+        self._chunk = chunk
+        self._lengths_before: list[int] | None = None
 
-    def of(self, index: int) -> tuple[int, int]:
-        """Return the offset of a line, and its length without its newline."""
-        self._offset += sum(map(len, self._lines[self._index : index])) + index - self._index
-        self._index = index
-        return self._offset, len(self._lines[index])
+    def of(self, index: int) -> int:
+        """Return the offset of the first byte of a line."""
+        if self._lengths_before is None:
+            self._lengths_before = list(accumulate(map(len, self._chunk.lines), initial=0))
+        return self._chunk.offset + self._lengths_before[index] + index

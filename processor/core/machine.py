@@ -14,7 +14,7 @@ from typing import Final
 Visit = tuple[tuple[int, ...], tuple[int, ...]]
 """The distinct instants at which a visit was loaded, and those at which it was clicked."""
 
-Transition = tuple[Visit, tuple[int, ...], tuple[int, ...]]
+Transition = tuple[Visit, list[int], list[int]]
 """What an event did: the new state, the clicks that became related by it, and the page loads that
 became clicked by it."""
 
@@ -27,9 +27,11 @@ def load_page(visit: Visit, fired_at: int, window: int) -> Transition | None:
     if fired_at in page_loads:
         return None
     after = _within(clicks, fired_at, fired_at + window)
-    newly_related = [click for click in after if not _within(page_loads, click - window, click)]
-    newly_clicked = (fired_at,) if after else ()
-    return ((*page_loads, fired_at), clicks), tuple(newly_related), newly_clicked
+    newly_related = [
+        click for click in after if not (page_loads and _within(page_loads, click - window, click))
+    ]
+    newly_clicked = [fired_at] if after else []
+    return ((*page_loads, fired_at), clicks), newly_related, newly_clicked
 
 
 def click(visit: Visit, fired_at: int, window: int) -> Transition | None:
@@ -38,9 +40,11 @@ def click(visit: Visit, fired_at: int, window: int) -> Transition | None:
     if fired_at in clicks:
         return None
     before = _within(page_loads, fired_at - window, fired_at)
-    newly_related = (fired_at,) if before else ()
-    newly_clicked = [load for load in before if not _within(clicks, load, load + window)]
-    return (page_loads, (*clicks, fired_at)), newly_related, tuple(newly_clicked)
+    newly_related = [fired_at] if before else []
+    newly_clicked = [
+        load for load in before if not (clicks and _within(clicks, load, load + window))
+    ]
+    return (page_loads, (*clicks, fired_at)), newly_related, newly_clicked
 
 
 def forget(visit: Visit, before: int) -> Visit:

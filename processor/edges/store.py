@@ -58,13 +58,11 @@ _ADD_DEAD_LETTERS: Final = (
 )
 
 _OPEN_LOG: Final = """
-INSERT INTO checkpoints (path, committed_by) VALUES (%s, %s) ON CONFLICT (path) DO NOTHING"""
-
-_READ_LOG: Final = """
-SELECT log_id, byte_offset, (extract(epoch FROM watermark) * 1000000)::bigint, rebuild_from,
+INSERT INTO checkpoints AS c (path, committed_by) VALUES (%s, %s)
+ON CONFLICT (path) DO UPDATE SET path = excluded.path  -- nothing, but it returns the row
+RETURNING log_id, byte_offset, (extract(epoch FROM watermark) * 1000000)::bigint, rebuild_from,
     (extract(epoch FROM rebuild_watermark) * 1000000)::bigint, ahead_offsets,
-    ARRAY(SELECT name FROM ledger l WHERE l.log_id = c.log_id AND outcome = 'ignored')
-FROM checkpoints c WHERE path = %s"""
+    ARRAY(SELECT name FROM ledger l WHERE l.log_id = c.log_id AND outcome = 'ignored')"""
 
 _LOCK_CHECKPOINTS: Final = """
 SELECT log_id, path, byte_offset, committed_by, committed_at FROM checkpoints
@@ -126,11 +124,8 @@ class Store:
 
     def open_log(self, path: str) -> StoredLog:
         """Return the log at `path`, with a checkpoint at offset zero if it is new."""
-        with self._session() as connection, connection.transaction():
-            connection.execute(_OPEN_LOG, (path, self.identity))
-            row = connection.execute(_READ_LOG, (path,)).fetchone()
-        if row is None:
-            raise StoreError(f"the checkpoint of {path} vanished while it was made; start again")
+        with self._session() as connection:
+            (row,) = connection.execute(_OPEN_LOG, (path, self.identity))
         log_id, offset, watermark, rebuild_from, rebuild_watermark, ahead, names = row
         checkpoint = Checkpoint(offset, watermark, rebuild_from, rebuild_watermark, tuple(ahead))
         return StoredLog(log_id, checkpoint, names)

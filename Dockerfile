@@ -1,0 +1,12 @@
+FROM python:3.13-slim
+
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY processor processor
+COPY schema schema
+RUN pip install --no-cache-dir -c constraints.txt . \
+    && useradd --system --home-dir /app processor
+
+USER processor
+ENTRYPOINT ["processor"]
+CMD ["--help"]

@@ -1,0 +1,208 @@
+"""What the tests of the core stand on: lines, logs in memory, and a daemon without a store."""
+
+import json
+from collections import Counter, deque
+from datetime import UTC, datetime, timedelta
+
+from processor.core.contract import CLICK, PAGE_LOAD
+from processor.core.fold import Fold, LogState
+from processor.core.framing import BLOCK_BYTES, Framer, Offsets
+from processor.core.model import Checkpoint, Rules
+
+MINUTE, HOUR, DAY, YEAR = 60, 3_600, 86_400, 365 * 86_400
+"""In seconds, as all times in here are: seconds since `START`."""
+START = datetime(2022, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+RULES = Rules()
+ALL_LINES = 1 << 62
+
+
+def us_of(moment):
+    """Return an aware datetime in microseconds since the epoch."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def us(at):
+    """Return a time of the tests in microseconds since the epoch."""
+    return us_of(START + timedelta(seconds=at))
+
+
+def fired_at(at):
+    """Write a time as logs do: the American way, or as ISO 8601 where it is no whole second."""
+    moment = START + timedelta(seconds=at)
+    return moment.isoformat() if moment.microsecond else moment.strftime("%m/%d/%Y, %H:%M:%S")
+
+
+def event(event_type, at, visit="visit", customer=7, user=1, **more):
+    """Return a line of a log."""
+    fields = {
+        "event_id": visit,
+        "customer_id": customer,
+        "fired_at": fired_at(at),
+        "user_id": user,
+        "event_type": event_type,
+        **more,
+    }
+    return json.dumps(fields).encode()
+
+
+def page_load(at, *visit, **more):
+    """Return the line of a page load."""
+    return event(PAGE_LOAD, at, *visit, **more)
+
+
+def click(at, *visit, **more):
+    """Return the line of a click."""
+    return event(CLICK, at, *visit, **more)
+
+
+def beats(first, last, step=MINUTE):
+    """Return page loads of visits of their own: they do nothing but move the watermark."""
+    return [page_load(at, f"beat {at}", 1, 1) for at in range(first, last, step)]
+
+
+def log_of(lines):
+    """Return lines as the bytes of a log."""
+    return b"".join(line + b"\n" for line in lines)
+
+
+class MemoryLog:
+    """Reads a log that is held in memory, as the source reads files; `visible` is its length."""
+
+    def __init__(self, data, offset=0, block_bytes=BLOCK_BYTES):
+        self.data = data
+        self.visible = len(data)
+        self.framer = Framer(offset, block_bytes)
+
+    def read(self, most=ALL_LINES, end=None):
+        """Return up to `most` lines that follow the last ones, None when no line is complete."""
+        if lines := self.framer.take(most):
+            return lines
+        while block := self._next_block(self.visible if end is None else end):
+            if lines := self.framer.feed(block) or self.framer.take(most):
+                return lines
+            if len(block) < self.framer.block_bytes:
+                break
+        return None
+
+    def _next_block(self, end):
+        offset = self.framer.next_read
+        return self.data[offset : min(end, offset + self.framer.block_bytes)]
+
+    def line_at(self, offset):
+        """Return the line that starts at `offset`, without moving on."""
+        return MemoryLog(self.data, offset, self.framer.block_bytes).read(1).lines[0]
+
+
+def pieces(chunk):
+    """Return [(offset, line)] of a chunk; the line is None where it is too long."""
+    if not chunk.lines:
+        return [(chunk.offset, None)]
+    offsets = Offsets(chunk)
+    return [(offsets.of(index), line) for index, line in enumerate(chunk.lines)]
+
+
+class Run:
+    """Folds logs as the daemon does, and keeps its commits as the store does."""
+
+    def __init__(self, *logs, rules=RULES, zone=UTC, block_bytes=BLOCK_BYTES):
+        self.logs = {log_id: log_of(lines) for log_id, lines in enumerate(logs, 1)}
+        self.rules, self.zone, self.block_bytes = rules, zone, block_bytes
+        self.commits = []
+        self.restart(0)
+
+    def restart(self, commits):
+        """Lose the memory, and all but the first `commits` commits; fold the state again."""
+        del self.commits[commits:]
+        self.fold = Fold(self.rules, self.zone)
+        self.states = {i: self.fold.open(i, self.checkpoint(i), self.names(i)) for i in self.logs}
+        self.readers = {
+            log_id: MemoryLog(data, self.states[log_id].offset, self.block_bytes)
+            for log_id, data in self.logs.items()
+        }
+        for log_id in self.logs:
+            self._rebuild(self.states[log_id], self.readers[log_id], self.checkpoint(log_id))
+
+    def _rebuild(self, state, reader, checkpoint):
+        for offset in checkpoint.ahead_offsets:
+            self.fold.recall(state, offset, reader.line_at(offset))
+        while state.offset < checkpoint.byte_offset:
+            self.fold.fold(state, reader.read(end=checkpoint.byte_offset))
+            self.fold.cut()
+        assert (state.offset, state.mark.at) == (checkpoint.byte_offset, checkpoint.watermark)
+
+    def of_log(self, log_id=1):
+        """Return what was committed of a log, batch by batch."""
+        return [log for commit in self.commits for log in commit.logs if log.log_id == log_id]
+
+    def checkpoint(self, log_id=1):
+        """Return the checkpoint of a log after the last commit."""
+        return self.of_log(log_id)[-1].checkpoint if self.of_log(log_id) else Checkpoint()
+
+    def names(self, log_id=1):
+        """Return the names of event types that a log has ignored."""
+        return [n for log in self.of_log(log_id) for o, n in log.outcomes if o == "ignored"]
+
+    def read(self, most=ALL_LINES):
+        """Fold the next lines of the log that is furthest behind; False when none has any."""
+        for log_id in sorted(self.logs, key=lambda i: self._event_time(self.states[i])):
+            if lines := self.readers[log_id].read(most):
+                self.fold.fold(self.states[log_id], lines)
+                return True
+        return False
+
+    def _event_time(self, state):
+        return state.mark.at is not None, state.mark.at or 0
+
+    def cut(self):
+        """Commit the batch in hand."""
+        if commit := self.fold.cut():
+            self.commits.append(commit)
+
+    def to_end(self, batch_lines=ALL_LINES):
+        """Fold and commit all that is left."""
+        while self.read(batch_lines - self.fold.batch_lines):
+            if self.fold.batch_lines >= batch_lines:
+                self.cut()
+        self.cut()
+        return self
+
+    def anyhow(self, rng, restarts=3):
+        """Fold all, in batches of any size, crashing and going on from any earlier commit."""
+        while self.read(rng.choice((1, 2, 7, 40, 200))):
+            if rng.random() < 0.4:
+                self.cut()
+            if restarts and rng.random() < 0.1:
+                self.restart(rng.randint(0, len(self.commits)))
+                restarts -= 1
+        self.cut()
+        return self
+
+    def table(self):
+        """Return {(customer, hour): the five counts}, as the oracle does."""
+        table = {}
+        for commit in self.commits:
+            for customer, hour, *counts in commit.increments:
+                key = customer, f"{EPOCH + timedelta(hours=hour):%Y-%m-%dT%H:00:00Z}"
+                table[key] = tuple(map(sum, zip(table.get(key, [0] * 5), counts, strict=True)))
+        return table
+
+    def ledger(self, log_id=1):
+        """Return the lines of a log by (outcome, name)."""
+        outcomes = sum((Counter(log.outcomes) for log in self.of_log(log_id)), Counter())
+        return dict(+outcomes)
+
+    def dead_letters(self, log_id=1):
+        """Return the dead letters of a log, in the order in which they were buried."""
+        return [letter for log in self.of_log(log_id) for letter in log.dead_letters]
+
+
+def items_held(value):
+    """Return how many items a working state holds, in all its collections together."""
+    if isinstance(value, Fold | LogState):
+        return sum(map(items_held, vars(value).values()))
+    if isinstance(value, dict):
+        return sum(1 + items_held(item) for item in value.values())
+    if isinstance(value, list | tuple | set | deque):
+        return sum(1 + items_held(item) for item in value)
+    return 0

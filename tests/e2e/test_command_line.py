@@ -1,0 +1,393 @@
+"""The command as its users run it."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import psycopg
+import pytest
+from conftest import PROJECT, wait_until
+from oracle import lines_of, report
+
+from processor.shell.generate import LogShape, generate
+
+
+def messy(**shape):
+    return {
+        "events": 4_000,
+        "hours": 5,
+        "duplicates": 0.03,
+        "malformed": 0.02,
+        "late": 0.02,
+    } | shape
+
+
+def test_a_log_is_folded_into_the_oracles_report(command, make_log):
+    """Run --once on a messy log: the report is right, the ledger adds up, a rerun adds nothing."""
+    log = make_log(**messy())
+    command("run", "--once", log)
+    assert command.report() == report(lines_of(log))
+    ledger = command.ledger()
+    assert ledger["lines"] == 4_000
+    assert ledger["byte_offset"] == ledger["size_bytes"] == log.stat().st_size
+    assert ledger["lag_bytes"] == 0
+    assert min(ledger["duplicates"], ledger["ignored"], ledger["dead_letters"]) > 0
+    command("run", "--once", log)
+    assert command.ledger() == ledger
+
+
+def test_the_same_with_the_embedded_database(embedded_command, make_log):
+    """Without a URL, the whole job runs on the embedded PostgreSQL, and leaves none behind."""
+    log = make_log(**messy())
+    embedded_command("run", "--once", log)
+    assert embedded_command.report() == report(lines_of(log))
+    assert not (embedded_command.folder / "checkpoints/postgres/postmaster.pid").exists()
+
+
+@pytest.mark.parametrize("batch_lines", [1, 7, 1_000, 100_000])
+def test_the_batch_size_changes_nothing(command, make_log, batch_lines):
+    """Each batch is a transaction; how many there are does not show."""
+    log = make_log(**messy(events=2_500))
+    command("run", "--once", log, "--batch-lines", batch_lines)
+    assert command.report() == report(lines_of(log))
+    assert command.ledger()["lines"] == 2_500
+
+
+def test_a_log_that_grows_is_resumed_where_it_ended(command, make_log):
+    """Between two runs a log grows, also by half a line: nothing is read twice, nothing is lost."""
+    log = make_log(**messy())
+    whole = log.read_bytes()
+    for cut in (len(whole) // 3, len(whole) // 2 + 11, len(whole)):
+        log.write_bytes(whole[:cut])
+        command("run", "--once", log)
+        assert command.report() == report(lines_of(log))
+    assert command.ledger()["lines"] == 4_000
+
+
+def test_visits_that_span_two_logs_are_related(command, make_log, tmp_path):
+    """A page load in one log and its click in another count as related; each log has its ledger."""
+    lines = lines_of(make_log(**messy(late=0)))
+    halves = [tmp_path / "a.log", tmp_path / "b.log"]
+    for number, half in enumerate(halves):
+        half.write_bytes(b"".join(line + b"\n" for line in lines[number::2]))
+    command("run", "--once", *halves, "--batch-lines", 500)
+    assert command.report() == report(lines_of(halves[0]), lines_of(halves[1]))
+    assert command.report() == report(lines)
+    assert [log["lines"] for log in command.status()] == [2_000, 2_000]
+
+
+def test_replay_makes_the_report_anew(command, make_log):
+    """From offset zero into emptied tables, with other rules if so wished."""
+    log = make_log(**messy())
+    command("run", "--once", log)
+    before = command.report()
+    refused = command("run", "--once", log, "--allowed-lateness", "4h", exit_code=2)
+    assert "replay" in refused.stderr
+    command("replay", log, "--allowed-lateness", "4h")
+    assert sum(map(sum, command.report().values())) > sum(map(sum, before.values()))
+    assert "late" not in command.ledger()["dead_letters_by_reason"]
+    command("replay", log)
+    assert command.report() == before
+
+
+def test_replay_does_not_forget_a_log_unasked(command, make_log):
+    """The report of two logs is not made anew from one of them by a slip."""
+    one, two = make_log("one.log", events=100), make_log("two.log", events=100, seed=2)
+    command("run", "--once", one, two)
+    before = command.report()
+    assert "two.log" in command("replay", one, exit_code=2).stderr
+    assert "no such file" in command("replay", one, "nowhere.log", exit_code=2).stderr
+    assert command.report() == before
+    command("replay", one, "--only-these")
+    assert command.report() == report(lines_of(one))
+
+
+def test_a_replay_that_is_interrupted_is_finished_by_run(command, make_log):
+    """Killed half-way, it leaves a part of the new report, and never a mixture."""
+    log = make_log(**messy(events=30_000, hours=48))
+    command("run", "--once", log)
+    replaying = command.start("replay", log, "--batch-lines", 50)
+    with psycopg.connect(command.environment["PROCESSOR_DATABASE_URL"], autocommit=True) as db:
+        moved = "SELECT count(*) FROM checkpoints WHERE byte_offset BETWEEN 1 AND 3000000"
+        wait_until(lambda: db.execute(moved).fetchone() == (1,), what="half a replay")
+        replaying.kill()
+        replaying.wait()
+        offset = db.execute("SELECT byte_offset FROM checkpoints").fetchone()[0]
+    assert offset < log.stat().st_size
+    assert command.report() == report(log.read_bytes()[:offset].split(b"\n")[:-1])
+    command("run", "--once", log)
+    assert command.report() == report(lines_of(log))
+
+
+def test_the_report_is_written_as_csv_json_and_table(command, make_log, tmp_path):
+    """CSV has exactly the columns promised; JSON and the table say the same."""
+    log = make_log(events=3_000, hours=3)
+    command("run", "--once", log)
+    text = command("report", "--format", "csv").stdout
+    assert text.splitlines()[0] == (
+        "customer_id,hour,page_loads,clicks,unique_user_clicks,related_clicks,"
+        "clicked_page_loads,click_through_rate"
+    )
+    rows = list(csv.DictReader(text.splitlines()))
+    assert rows == sorted(rows, key=lambda row: (row["hour"], int(row["customer_id"])))
+    for row in rows:
+        rate = int(row["clicked_page_loads"]) / int(row["page_loads"])
+        assert row["click_through_rate"] == f"{rate:.6f}"
+        assert re.fullmatch(r"2022-01-01T0[0-2]:00:00Z", row["hour"])
+    as_json = json.loads(command("report", "--format", "json").stdout)
+    assert [
+        {k: str(v) for k, v in row.items() if k != "click_through_rate"} for row in as_json
+    ] == [{k: v for k, v in row.items() if k != "click_through_rate"} for row in rows]
+    assert [f"{row['click_through_rate']:.6f}" for row in as_json] == [
+        row["click_through_rate"] for row in rows
+    ]
+    table = command("report").stdout
+    assert all(row["click_through_rate"] in table for row in rows)
+    command("report", "--format", "csv", "--output", tmp_path / "report.csv")
+    assert (tmp_path / "report.csv").read_text() == text
+
+
+def test_the_report_is_filtered_by_customer_and_hour(command, make_log):
+    """Customers are chosen by number, hours from the first to before the last."""
+    command("run", "--once", make_log(events=3_000, hours=4))
+    everything = command.report()
+    customers = sorted({customer for customer, _ in everything})[:2]
+    text = command(
+        "report", "--format", "csv", "--customer", customers[0], "--customer", customers[1],
+        "--from", "2022-01-01T01:00:00Z", "--to", "2022-01-01T04:00:00+01:00",
+    ).stdout  # fmt: skip
+    found = [tuple(line.split(",")[:2]) for line in text.splitlines()[1:]]
+    assert found == [
+        (str(customer), f"2022-01-01T0{hour}:00:00Z") for hour in (1, 2) for customer in customers
+    ]
+
+
+def test_a_customer_without_page_loads_has_no_rate(command, tmp_path):
+    """A click alone: the rate is empty in CSV and null in JSON, not zero."""
+    (tmp_path / "app.log").write_text(
+        '{"event_id":"v","customer_id":5,"fired_at":"2022-01-01T00:00:00Z","user_id":1,'
+        '"event_type":"ReferralRecommendClick"}\n'
+    )
+    command("run", "--once", "app.log")
+    assert command("report", "--format", "csv").stdout.splitlines()[1] == (
+        "5,2022-01-01T00:00:00Z,0,1,1,0,0,"
+    )
+    assert json.loads(command("report", "--format", "json").stdout)[0]["click_through_rate"] is None
+
+
+def test_dead_letters_point_to_their_lines(command, make_log):
+    """Offset and length lead to the line; its text is shown only on request."""
+    log = make_log(**messy())
+    command("run", "--once", log)
+    found = json.loads(command("dead-letters", "--format", "json", "--show").stdout)
+    assert len(found) == command.ledger()["dead_letters"]
+    content = log.read_bytes()
+    for letter in found:
+        start, end = letter["byte_offset"], letter["byte_offset"] + letter["byte_length"]
+        assert content[start:end] == letter["line"].encode()
+        assert content[end : end + 1] == b"\n"
+    reasons = {letter["reason"] for letter in found}
+    assert reasons == {"malformed", "event_type", "invalid", "late"}
+    for format_ in ("csv", "table"):
+        shown = command("dead-letters", "--format", format_).stdout
+        assert "example.org" not in shown
+        assert shown.count("app.log") == len(found)
+
+
+def test_shown_lines_cannot_steer_the_terminal(command, tmp_path):
+    """Control characters, escapes and text that changes direction are made visible."""
+    (tmp_path / "app.log").write_bytes("\x1b[31mred \u202egnp.exe \x07\n".encode())
+    command("run", "--once", "app.log")
+    shown = command("dead-letters", "--show").stdout
+    assert r"\x1b[31mred \u202egnp.exe \x07" in shown
+
+
+def test_settings_come_from_options_environment_and_file_in_this_order(command, make_log, tmp_path):
+    """The command line wins over the environment, and that over the file."""
+    log = make_log(events=50)
+    (tmp_path / "settings.toml").write_text('batch_lines = 0\nlogs = ["app.log"]\nonce = true\n')
+    command.environment["PROCESSOR_CONFIG"] = "settings.toml"
+    assert "--batch-lines" in command("run", exit_code=2).stderr
+    command.environment["PROCESSOR_BATCH_LINES"] = "-5"
+    assert "--batch-lines" in command("run", exit_code=2).stderr
+    command("run", "--batch-lines", "10")
+    del command.environment["PROCESSOR_CONFIG"]
+    command.environment |= {"PROCESSOR_LOGS": str(log), "PROCESSOR_ONCE": "1"}
+    command.environment["PROCESSOR_BATCH_LINES"] = "20"
+    command("run")
+    assert command.ledger()["lines"] == 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["run"], 2, "LOG"),
+        (["run", "--once", "nowhere.log"], 1, "nowhere.log: there is no such file"),
+        (["run", "--once", "."], 1, "is a folder"),
+        (["run", "--once", "app.log", "--batch-seconds", "0"], 2, "--batch-seconds"),
+        (["run", "--once", "app.log", "--timezone", "Mars/Base"], 2, "no such time zone"),
+        (["run", "--once", "app.log", "--allowed-lateness", "soon"], 2, "--allowed-lateness"),
+        (["run", "--once", "app.log", "--allowed-lateness", "-1m"], 2, "--allowed-lateness"),
+        (["report"], 1, "there is no report in this database yet"),
+        (["report", "--from", "yesterday"], 2, "--from"),
+        (["report", "--output", "no/such/folder"], 2, "cannot be written"),
+        (["--config", "nowhere.toml", "report"], 2, "nowhere.toml: cannot be read"),
+        (["--config", "app.log", "report"], 2, "is not TOML"),
+        (["--config", "odd.toml", "report"], 2, "no option is called colour"),
+    ],
+)
+def test_errors_say_what_is_wrong_and_end_with_their_code(
+    command, make_log, tmp_path, arguments, exit_code, words
+):
+    """One line on standard error, no traceback, the documented exit code."""
+    make_log(events=1)
+    (tmp_path / "odd.toml").write_text("colour = 'red'\n")
+    stderr = command(*arguments, exit_code=exit_code).stderr
+    assert words in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@127.0.0.1:1/x",
+        "postgresql://me:hunter2@[bad",
+        "host=127.0.0.1 port=1 password=hunter2 nonsense=1",
+    ],
+)
+def test_a_database_that_is_not_there_is_reported_without_the_password(command, make_log, url):
+    """Whatever is wrong with the URL, no message repeats it."""
+    command.environment["PROCESSOR_DATABASE_URL"] = url
+    process = command.start("run", "--once", make_log(events=1))
+    output = "".join(process.communicate(timeout=60))
+    assert process.returncode in {1, 2}
+    assert "hunter2" not in output
+    assert "Traceback" not in output
+
+
+def test_a_truncated_log_halts_in_words(command, make_log):
+    """A file shorter than what was read of it is not the log any more."""
+    log = make_log(events=500)
+    command("run", "--once", log)
+    before = command.report()
+    log.write_bytes(log.read_bytes()[:1000])
+    assert "truncated" in command("run", "--once", log, exit_code=1).stderr
+    assert command.report() == before
+
+
+def test_a_replaced_log_halts_in_words(command, make_log):
+    """Another file in its place, as long as the first: its state cannot be folded again."""
+    log = make_log(events=500, seed=1)
+    command("run", "--once", log)
+    make_log(events=600, hours=30, seed=2)
+    assert "changed or replaced" in command("run", "--once", log, exit_code=1).stderr
+
+
+def test_half_a_line_is_left_for_later(command, make_log):
+    """What follows the last newline is no line yet; `status` shows it as lag."""
+    log = make_log(events=100)
+    whole = log.read_bytes()
+    log.write_bytes(whole + b'{"event_id":"half')
+    command("run", "--once", log)
+    ledger = command.ledger()
+    assert (ledger["byte_offset"], ledger["lag_bytes"]) == (len(whole), 17)
+
+
+def test_an_overlong_line_is_a_dead_letter_and_the_next_is_read(command, make_log):
+    """Longer than the longest line read: pointed to, in constant memory, and passed."""
+    log = make_log(events=50)
+    first, rest = log.read_bytes().split(b"\n", 1)
+    log.write_bytes(first + b"\n" + b"x" * 5_000_000 + b"\n" + rest)
+    command("run", "--once", log)
+    assert command.report() == report(lines_of(log))
+    assert command.ledger()["dead_letters_by_reason"]["too_long"] == 1
+    letters = json.loads(command("dead-letters", "--format", "json").stdout)
+    assert {
+        (letter["byte_offset"], letter["byte_length"])
+        for letter in letters
+        if letter["reason"] == "too_long"
+    } == {(len(first) + 1, 5_000_000)}
+
+
+def test_a_live_log_is_followed(command, tmp_path):
+    """A file that is not there yet is waited for; a line is in the report soon after."""
+    log = tmp_path / "live.log"
+    daemon = command.start("run", log)
+    assert "waiting for it" in daemon.stderr.readline()
+    command.start("generate", "--events", 200, "--rate", 400, "--output", log)
+    wait_until(lambda: log.exists() and len(lines_of(log)) == 200, what="the last line")
+    wait_until(lambda: command.report() == report(lines_of(log)), what="its report")
+    daemon.terminate()
+    out, err = daemon.communicate(timeout=5)
+    assert (daemon.returncode, out) == (0, ""), err
+
+
+def test_generated_logs_are_reproducible_and_in_shape():
+    """The same settings make the same lines; loads, clicks and the rest have their shares."""
+    shape = LogShape(events=20_000, hours=6, seed=3)
+    lines = list(generate(shape))
+    assert lines == list(generate(shape))
+    assert lines != list(generate(LogShape(events=20_000, hours=6, seed=4)))
+    events = [json.loads(line) for line in lines]
+    assert [event["fired_at"] for event in events] == sorted(event["fired_at"] for event in events)
+    assert all(re.search(r'"fired_at":"01\\/01\\/2022, 0\d:', line) for line in lines)
+    assert list(events[0]) == [
+        "event_id", "customer_id", "fired_at", "user_id", "event_type", "ip", "email",
+    ]  # fmt: skip
+    shares = {
+        name: sum(event["event_type"] == name for event in events) / len(events)
+        for name in ("ReferralPageLoad", "ReferralRecommendClick", "FaqClick", "EMPTY_VALUE")
+    }
+    assert shares == {
+        "ReferralPageLoad": pytest.approx(0.74, abs=0.03),
+        "ReferralRecommendClick": pytest.approx(0.09, abs=0.02),
+        "FaqClick": pytest.approx(0.08, abs=0.02),
+        "EMPTY_VALUE": pytest.approx(0.09, abs=0.02),
+    }
+
+
+def test_generated_shares_of_trouble_are_as_asked_for(command):
+    """Each share is of all lines, and the number of lines is exact."""
+    text = command(
+        "generate", "--events", 10_000, "--duplicates", 0.1, "--malformed", 0.05, "--late", 0.02
+    ).stdout
+    lines = text.splitlines()
+    assert len(lines) == 10_000
+    assert len(lines) - len(set(lines)) == pytest.approx(1_000 + 500 * 3 / 7, rel=0.15)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(command):
+    """`processor generate | head` ends quietly."""
+    process = command.start("generate", "--events", 200_000)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
+def test_live_lines_come_at_their_rate(command):
+    """--rate spaces the lines in time, and their times with them."""
+    started = time.monotonic()
+    command("generate", "--events", 100, "--rate", 100)
+    assert time.monotonic() - started > 0.9
+
+
+def test_migrate_says_what_it_did(command):
+    """The first time it applies the schema, the second time there is nothing to apply."""
+    assert command("migrate").stdout == "applied 0001_hourly_report\n"
+    assert command("migrate").stdout == ""
+
+
+def test_examples_are_what_their_command_makes(tmp_path):
+    """examples/ is made by `make examples`, and is what it would make now."""
+    subprocess.run(
+        [sys.executable, PROJECT / "examples/make.py", tmp_path],
+        check=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PROCESSOR_")},
+    )
+    for name in ("report.csv", "report.json"):
+        assert (tmp_path / name).read_text() == (PROJECT / "examples" / name).read_text()

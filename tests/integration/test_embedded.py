@@ -1,0 +1,173 @@
+"""The embedded database: shared, private, and back after whatever was done to it."""
+
+import os
+import pwd
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+
+from processor.edges import embedded as module
+from processor.edges.embedded import embedded
+from processor.errors import EmbeddedError
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+def answer(connect):
+    with connect() as connection:
+        return connection.execute("SELECT 42").fetchone()[0]
+
+
+def postmaster(checkpoints):
+    """Return the process id of the running server, or None."""
+    try:
+        pid = int((checkpoints / "postgres" / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return pid
+
+
+def modes(folder):
+    return {path: path.stat().st_mode for path in [folder, *folder.parents]}
+
+
+def test_it_runs_while_it_is_used_and_stops_with_its_last_user(checkpoints):
+    """Two users share one server; it outlives the first to leave."""
+    with embedded(checkpoints) as connect:
+        with embedded(checkpoints) as other:
+            assert answer(other) == 42
+            pid = postmaster(checkpoints)
+        assert postmaster(checkpoints) == pid
+        assert answer(connect) == 42
+    assert postmaster(checkpoints) is None
+
+
+def test_it_keeps_what_it_was_told(checkpoints):
+    """Stopped and started again, it holds what was committed."""
+    with embedded(checkpoints) as connect, connect() as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
+    with embedded(checkpoints) as connect, connect() as connection:
+        assert connection.execute("TABLE kept").fetchone() == (1,)
+
+
+def test_it_listens_on_its_socket_only_in_a_folder_of_its_owner(checkpoints):
+    """No port, no access for others, and no folder above it opened up."""
+    checkpoints.mkdir(mode=0o700)
+    before = modes(checkpoints)
+    with embedded(checkpoints) as connect, connect() as connection:
+        assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+        assert connection.execute("SHOW fsync").fetchone() == ("on",)
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+    assert stat.S_IMODE((checkpoints / "postgres").stat().st_mode) == 0o700
+    assert modes(checkpoints) == before
+
+
+def test_it_works_below_a_folder_that_is_closed_to_others(tmp_path):
+    """Root runs the server as somebody else, who could not pass such a folder."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    with embedded(closed / "checkpoints") as connect:
+        assert answer(connect) == 42
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+def test_it_works_below_a_path_too_long_for_a_socket(tmp_path):
+    """A unix socket's address has room for about a hundred bytes; paths are longer."""
+    with embedded(tmp_path / ("long" * 30) / "checkpoints") as connect:
+        assert answer(connect) == 42
+
+
+def test_it_comes_back_after_the_server_was_killed(checkpoints):
+    """Kill -9 of the postmaster: the next connection starts it again."""
+    with embedded(checkpoints) as connect:
+        for _ in range(2):
+            with connect() as connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS kept AS SELECT 1 AS one")
+            os.kill(postmaster(checkpoints), signal.SIGKILL)
+            with connect() as connection:
+                assert connection.execute("TABLE kept").fetchone() == (1,)
+
+
+def test_a_killed_user_leaves_a_server_that_the_next_one_stops(checkpoints):
+    """Kill -9 of the command: no lock stays behind."""
+    code = (
+        "import sys, time, pathlib\n"
+        "from processor.edges.embedded import embedded\n"
+        "with embedded(pathlib.Path(sys.argv[1])): print('up', flush=True); time.sleep(60)"
+    )
+    user = subprocess.Popen([sys.executable, "-c", code, checkpoints], stdout=subprocess.PIPE)
+    with user:
+        assert user.stdout.readline() == b"up\n"
+        user.kill()
+    pid = postmaster(checkpoints)
+    assert pid is not None
+    with embedded(checkpoints) as connect:
+        assert answer(connect) == 42
+        assert postmaster(checkpoints) == pid
+    wait_until(lambda: postmaster(checkpoints) is None)
+
+
+def test_an_initialisation_that_was_cut_short_is_done_anew(checkpoints):
+    """A half-made cluster is never taken for a whole one."""
+    (checkpoints / "postgres.new").mkdir(parents=True)
+    (checkpoints / "postgres.new" / "PG_VERSION").write_text("18")
+    with embedded(checkpoints) as connect:
+        assert answer(connect) == 42
+
+
+def test_it_works_as_a_normal_user(tmp_path):
+    """The same as somebody who is not root."""
+    if os.geteuid() != 0:
+        with embedded(tmp_path / "checkpoints") as connect:
+            assert answer(connect) == 42
+        return
+    nobody = pwd.getpwnam("nobody")
+    folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    try:
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        child = os.fork()
+        if child == 0:
+            os._exit(_as_user(nobody, folder))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == 77:
+            pytest.skip("the binaries lie in a folder that only root may read")
+        assert code == 0
+    finally:
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def _as_user(user, folder):
+    os.setgroups([])
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+    os.chdir(folder)
+    if not os.access(module.binaries() / "initdb", os.X_OK):
+        return 77
+    with embedded(folder / "checkpoints") as connect:
+        return 0 if answer(connect) == 42 else 1
+
+
+def test_without_its_binaries_it_says_what_to_do(checkpoints, monkeypatch):
+    """The wheel is an extra, and may be left out of an install."""
+    monkeypatch.setattr(module, "find_spec", lambda _name: None)
+    with pytest.raises(EmbeddedError, match="PROCESSOR_DATABASE_URL"), embedded(checkpoints):
+        pass
+
+
+def test_a_server_that_does_not_start_is_reported_with_its_log(checkpoints, monkeypatch):
+    """A broken cluster ends in words, not in a wait for ever."""
+    monkeypatch.setattr(module, "_START_SECONDS", 0)
+    with embedded(checkpoints):
+        pass
+    (checkpoints / "postgres" / "postgresql.conf").write_text("no such setting = 1\n")
+    with pytest.raises(EmbeddedError, match=r"server\.log says why"), embedded(checkpoints):
+        pass

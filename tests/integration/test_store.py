@@ -1,0 +1,279 @@
+"""The store on a real PostgreSQL: all of a commit or nothing of it, once."""
+
+import threading
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from processor.core.model import Checkpoint, Commit, DeadLetter, Increment, LogCommit, Rules
+from processor.edges.migrations import migrate, migrations
+from processor.edges.store import ConnectionLostError, Store
+from processor.errors import CheckpointMovedError, SettingsError, StoreError
+
+HOUR = 455_833  # 2022-01-01T01:00:00Z
+
+
+@pytest.fixture
+def store(connect):
+    with closing(Store(connect)) as store:
+        store.migrate()
+        store.adopt(Rules())
+        yield store
+
+
+@pytest.fixture
+def log(store):
+    return store.open_log("/logs/app.log")
+
+
+def a_commit(log_id, start=0, end=100, dead_letters=()):
+    outcomes = {("applied", ""): 3, ("ignored", "FaqClick"): 2}
+    if dead_letters:
+        outcomes["dead_letter", "late"] = len(dead_letters)
+    return Commit(
+        (Increment(7, HOUR, 2, 1, 1, 1, 1), Increment(9, HOUR, 5, 0, 0, 0, 0)),
+        (
+            LogCommit(
+                log_id,
+                start,
+                Checkpoint(end, 1_641_000_000_000_001, start, None, (start,)),
+                sum(outcomes.values()),
+                outcomes,
+                tuple(dead_letters),
+            ),
+        ),
+    )
+
+
+def everything(connect):
+    """Return all that the database holds, save the time of the commit."""
+    with connect() as connection:
+        return {
+            table: connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()
+            for table, columns in {
+                "hourly_report": "*",
+                "checkpoints": "log_id, path, byte_offset, lines, rebuild_from, ahead_offsets",
+                "ledger": "*",
+                "dead_letters": "*",
+            }.items()
+        }
+
+
+def test_a_commit_writes_counts_ledger_dead_letters_and_checkpoint(store, log, connect):
+    """Everything that a batch says is in the database after its commit."""
+    store.commit(a_commit(log.log_id, dead_letters=[DeadLetter(40, 12, "late", "a\tb\\n")]))
+    found = everything(connect)
+    assert [row[0:7] for row in found["hourly_report"]] == [
+        (7, found["hourly_report"][0][1], 2, 1, 1, 1, 1),
+        (9, found["hourly_report"][1][1], 5, 0, 0, 0, 0),
+    ]
+    assert [row[7] for row in found["hourly_report"]] == [pytest.approx(0.5), 0]
+    assert found["ledger"] == [
+        (log.log_id, "applied", "", 3),
+        (log.log_id, "dead_letter", "late", 1),
+        (log.log_id, "ignored", "FaqClick", 2),
+    ]
+    assert found["dead_letters"] == [(log.log_id, 40, 12, "late", "a\tb\\n")]
+    again = store.open_log("/logs/app.log")
+    assert again.checkpoint == Checkpoint(100, 1_641_000_000_000_001, 0, None, (0,))
+    assert again.names == ["FaqClick"]
+
+
+def test_commits_add_up(store, log, connect):
+    """A second batch adds to the rows of the first."""
+    store.commit(a_commit(log.log_id))
+    store.commit(a_commit(log.log_id, 100, 250))
+    found = everything(connect)
+    assert [row[2:7] for row in found["hourly_report"]] == [(4, 2, 2, 2, 2), (10, 0, 0, 0, 0)]
+    assert found["checkpoints"][0][2:4] == (250, 10)
+    assert found["ledger"][0] == (log.log_id, "applied", "", 6)
+
+
+def test_a_commit_sent_twice_counts_once(store, log, connect):
+    """The comparison of the offset refuses a batch that is there already."""
+    commit = a_commit(log.log_id, dead_letters=[DeadLetter(40, 12, "late", "x")])
+    store.commit(commit)
+    before = everything(connect)
+    with pytest.raises(CheckpointMovedError):
+        store.commit(commit)
+    assert everything(connect) == before
+
+
+def test_of_two_processors_the_second_is_told_who_was_first(store, log, connect):
+    """The loser writes nothing, and its message names the winner."""
+    with closing(Store(connect)) as other:
+        other.commit(a_commit(log.log_id))
+        before = everything(connect)
+        with pytest.raises(CheckpointMovedError, match=r"app\.log: another processor"):
+            store.commit(a_commit(log.log_id, 0, 80))
+        assert everything(connect) == before
+        with pytest.raises(CheckpointMovedError, match=other.identity.rpartition(":")[0]):
+            store.reconcile(a_commit(log.log_id, 0, 80))
+
+
+def test_a_batch_over_two_logs_needs_both_checkpoints(store, log, connect):
+    """One checkpoint that moved keeps the whole batch out."""
+    other = store.open_log("/logs/other.log")
+    both = Commit((), a_commit(log.log_id).logs + a_commit(other.log_id, 5, 10).logs)
+    before = everything(connect)
+    with pytest.raises(CheckpointMovedError):
+        store.commit(both)
+    assert everything(connect) == before
+
+
+def test_a_failing_statement_leaves_nothing_behind(store, log, connect):
+    """The last statement but one fails: the checkpoint has not moved either."""
+    twice = [DeadLetter(40, 12, "late", "x")] * 2
+    before = everything(connect)
+    with pytest.raises(StoreError, match="23505"):
+        store.commit(a_commit(log.log_id, dead_letters=twice))
+    assert everything(connect) == before
+    store.commit(a_commit(log.log_id))  # and the store goes on
+
+
+def test_a_batch_that_counts_nothing_moves_the_checkpoint(store, log, connect):
+    """Lines that are all ignored are accounted for, and read only once."""
+    (moved,) = a_commit(log.log_id).logs
+    store.commit(Commit((), (moved,)))
+    found = everything(connect)
+    assert found["hourly_report"] == []
+    assert found["checkpoints"][0][2:4] == (100, 5)
+
+
+def test_the_logs_of_the_report_are_known_by_path(store, log):
+    """Opened once, a log is known; opened again, it is the same one."""
+    assert store.open_log("/logs/app.log") == log
+    store.open_log("/logs/a.log")
+    assert store.known_paths() == ["/logs/a.log", "/logs/app.log"]
+
+
+def cut_connections(connect):
+    with connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+def test_a_batch_that_was_not_written_is_told_from_one_that_was(store, log, connect):
+    """After a lost connection, reconcile answers from what is there."""
+    commit = a_commit(log.log_id)
+    cut_connections(connect)
+    with pytest.raises(ConnectionLostError):
+        store.commit(commit)
+    assert store.reconcile(commit) is False
+    store.commit(commit)
+    cut_connections(connect)
+    with pytest.raises(ConnectionLostError):
+        store.reconcile(commit)
+    assert store.reconcile(commit) is True
+    assert everything(connect)["checkpoints"][0][2] == 100
+
+
+def test_reconcile_waits_for_a_commit_that_is_still_under_way(store, log, connect):
+    """FOR UPDATE: the answer is that of the open transaction, not of the moment before it."""
+    commit = a_commit(log.log_id)
+    answers = []
+    with connect() as connection:
+        with connection.transaction():
+            connection.execute(
+                "UPDATE checkpoints SET byte_offset = 100, committed_by = %s", (store.identity,)
+            )
+            asking = threading.Thread(target=lambda: answers.append(store.reconcile(commit)))
+            asking.start()
+            asking.join(0.5)
+            assert answers == []
+        asking.join(10)
+    assert answers == [True]
+
+
+def test_a_vanished_checkpoint_is_reported_as_such(store, log, connect):
+    """Emptying the tables gives logs new ids, so a stale batch finds nothing to move."""
+    store.empty(Rules())
+    assert store.open_log("/logs/app.log").log_id > log.log_id
+    before = everything(connect)
+    for send in (store.commit, store.reconcile):
+        with pytest.raises(CheckpointMovedError, match="Start again"):
+            send(a_commit(log.log_id))
+    assert everything(connect) == before
+
+
+def test_other_rules_are_refused_with_what_differs(store):
+    """A report made with one attribution window is not continued with another."""
+    with pytest.raises(SettingsError, match=r"attribution_window was 0:30:00, is 1:00:00.*replay"):
+        store.adopt(Rules(attribution_window_us=3_600_000_000))
+    store.empty(Rules(timezone="Europe/Berlin"))
+    store.adopt(Rules(timezone="Europe/Berlin"))
+
+
+def test_a_read_only_database_halts_in_words(store, log, connect):
+    """What a retry cannot mend is an error, not a wait."""
+    with connect() as connection:
+        connection.execute(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on',"
+            " current_database()); END $$"
+        )
+    store.close()
+    with pytest.raises(StoreError, match="25006") as caught:
+        store.commit(a_commit(log.log_id))
+    assert not isinstance(caught.value, ConnectionLostError)
+
+
+def test_a_dropped_table_halts_in_words(store, log, connect):
+    """A missing table is named."""
+    with connect() as connection:
+        connection.execute("DROP TABLE ledger")
+    with pytest.raises(StoreError, match="ledger"):
+        store.commit(a_commit(log.log_id))
+
+
+def test_migrations_are_applied_once(connect):
+    """A second run finds nothing to do."""
+    with connect() as connection:
+        assert [m.version for m in migrate(connection)] == [m.version for m in migrations()]
+        assert migrate(connection) == []
+
+
+def test_migrations_that_start_at_once_apply_each_step_once(connect):
+    """Two processors that start together do not get into each other's way."""
+    results, errors = [], []
+
+    def start():
+        try:
+            with connect() as connection:
+                results.append(len(migrate(connection)))
+        except psycopg.Error as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(results) == [0] * 5 + [len(migrations())]
+
+
+def test_a_newer_schema_is_refused(store, connect):
+    """An old processor does not write into what it does not know."""
+    with connect() as connection:
+        connection.execute("INSERT INTO schema_migrations VALUES (9999, 'from_the_future')")
+    with pytest.raises(StoreError, match=r"schema version 9999.*newer processor"):
+        store.migrate()
+
+
+def test_a_log_that_cannot_exist_in_the_table_is_not_a_wrong_row(connect):
+    """The tables refuse negative counts, half hours and rebuilds from behind the offset."""
+    with connect() as connection:
+        migrate(connection)
+        for values in (
+            "(1, '2022-01-01T00:30:00Z', 0, 0, 0, 0, 0)",
+            "(1, '2022-01-01T00:00:00Z', -1, 0, 0, 0, 0)",
+        ):
+            with pytest.raises(psycopg.errors.CheckViolation):
+                connection.execute(f"INSERT INTO hourly_counts VALUES {values}")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute(
+                "INSERT INTO checkpoints (path, rebuild_from, committed_by) VALUES ('x', 1, 'y')"
+            )
