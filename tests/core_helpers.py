@@ -5,8 +5,9 @@ from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 
 from processor.core.contract import CLICK, PAGE_LOAD
-from processor.core.fold import Fold, LogState
+from processor.core.fold import Fold
 from processor.core.framing import BLOCK_BYTES, Framer, Offsets
+from processor.core.log import LogState
 from processor.core.model import Checkpoint, Rules
 
 MINUTE, HOUR, DAY, YEAR = 60, 3_600, 86_400, 365 * 86_400

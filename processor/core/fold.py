@@ -6,24 +6,19 @@ are still open. `cut` evicts the rest. What it holds is a function of the lines 
 always be folded again: `open` a log at its checkpoint's `rebuild_from`, fold up to its offset, and
 drop what `cut` returns.
 
-Invariants, whatever the batches:
-
-- every line has one outcome: `lines = applied + duplicates + ignored + dead letters`;
-- every line before a marker is either ahead of its watermark or not later than it, so once the
-  watermark has passed a marker by the horizon, only the remembered `ahead` lines matter.
-
 Knows no files, no SQL, no clock.
 """
 
-from bisect import bisect_left, insort
-from collections import Counter, defaultdict, deque
+from bisect import insort
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import tzinfo
 from typing import Final
 
 from processor.core import machine
-from processor.core.contract import OTHER_NAMES, Decoder, Event, Ignored, Refused
+from processor.core.contract import Decoder, Event, Ignored, Refused
 from processor.core.framing import Offsets
+from processor.core.log import APPLIED, DUPLICATE, LogState
 from processor.core.model import (
     HOUR_US,
     MINUTE_US,
@@ -32,14 +27,9 @@ from processor.core.model import (
     DeadLetter,
     Increment,
     Lines,
-    LogCommit,
     Rules,
 )
 from processor.core.watermark import Watermark, advance, is_late
-from processor.errors import LedgerError
-
-APPLIED: Final = ("applied", "")
-DUPLICATE: Final = ("duplicate", "")
 
 _LATE: Final = Refused("late", "fired_at: further behind the watermark than allowed")
 _AHEAD: Final = Refused("ahead", "fired_at: ahead of the watermark, as too many others are")
@@ -48,109 +38,10 @@ MAX_AHEAD_LINES: Final = 10_000
 """How many lines may be ahead of a log's watermark at once. Each is held until event time has come
 to it, maybe for years: beyond so many, a line is a dead letter, reason `ahead`."""
 
-MAX_IGNORED_NAMES: Final = 100
-"""How many event types of a log are counted by name; the others count together."""
-
 _BEFORE_ALL: Final = -(1 << 63)
 
 _COLUMNS: Final = len(Increment._fields) - 2
 _PAGE_LOADS, _CLICKS, _UNIQUE_USER_CLICKS, _RELATED_CLICKS, _CLICKED_PAGE_LOADS = range(_COLUMNS)
-
-
-class LogState:
-    """What the fold knows of one log, and of the batch in hand from it."""
-
-    def __init__(self, log_id: int, checkpoint: Checkpoint, names: Iterable[str] = ()) -> None:
-        self.log_id = log_id
-        self.offset = checkpoint.rebuild_from
-        self.mark = Watermark(checkpoint.rebuild_watermark)
-        self.markers = deque([(self.offset, self.mark.at)])
-        self.ahead: list[tuple[int, int]] = []
-        self.names = set(names)
-        self.start_batch()
-
-    def start_batch(self) -> None:
-        """Forget the batch in hand."""
-        self.from_offset = self.offset
-        self.lines = 0
-        self.outcomes: Counter[tuple[str, str]] = Counter()
-        self.dead_letters: list[DeadLetter] = []
-
-    @property
-    def ahead_lines(self) -> int:
-        """How many lines are ahead of the watermark."""
-        if self.mark.at is None:
-            return len(self.ahead)
-        return len(self.ahead) - bisect_left(self.ahead, (self.mark.at + 1, 0))
-
-    def name_of(self, event_type: str) -> str:
-        """Return the name by which an ignored event type is counted: the log chooses them."""
-        if event_type not in self.names:
-            if len(self.names) >= MAX_IGNORED_NAMES:
-                return OTHER_NAMES
-            self.names.add(event_type)
-        return event_type
-
-    def set_aside(
-        self,
-        chunk: Lines,
-        offsets: Offsets,
-        ignored: Iterable[str],
-        refused: Iterable[tuple[int, Refused]],
-    ) -> None:
-        """Account for the lines of a chunk that do not count."""
-        for event_type, lines in Counter(ignored).items():
-            self.outcomes["ignored", self.name_of(event_type)] += lines
-        for index, why in refused:
-            length = len(chunk.lines[index])
-            self.bury(DeadLetter(offsets.of(index), length, why.reason, why.detail))
-
-    def bury(self, dead_letter: DeadLetter) -> None:
-        """Account for a line as a dead letter."""
-        self.outcomes["dead_letter", dead_letter.reason] += 1
-        self.dead_letters.append(dead_letter)
-
-    def place_marker(self) -> None:
-        """Remember this offset as a place to rebuild from, once a minute of event time."""
-        at = self.mark.at
-        if self.mark.run_lines == 0 and at is not None:
-            last = self.markers[-1][1]
-            if last is None or at >= last + MINUTE_US:
-                self.markers.append((self.offset, at))
-
-    def drop_before(self, horizon: int) -> None:
-        """Forget what only lines before `horizon` need."""
-        while len(self.markers) > 1:
-            at = self.markers[1][1]
-            if at is None or at >= horizon:
-                break
-            self.markers.popleft()
-        del self.ahead[: bisect_left(self.ahead, (horizon, 0))]
-
-    def commit(self) -> LogCommit:
-        """Return the batch in hand as a value.
-
-        Raises:
-            LedgerError: the outcomes do not add up to the lines.
-
-        """
-        if self.lines != self.outcomes.total():
-            raise LedgerError(
-                f"log {self.log_id}, bytes {self.from_offset} to {self.offset}: {self.lines} lines "
-                f"went in, {self.outcomes.total()} came out; nothing of it was committed. "
-                "Please report this with the version"
-            )
-        rebuild_from, rebuild_watermark = self.markers[0]
-        ahead = tuple(sorted(offset for _, offset in self.ahead if offset < rebuild_from))
-        checkpoint = Checkpoint(self.offset, self.mark.at, rebuild_from, rebuild_watermark, ahead)
-        return LogCommit(
-            self.log_id,
-            self.from_offset,
-            checkpoint,
-            self.lines,
-            self.outcomes,
-            tuple(self.dead_letters),
-        )
 
 
 class Fold:

@@ -14,7 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from processor.core.fold import Fold, LogState
+from processor.core.fold import Fold
+from processor.core.log import LogState
 from processor.core.model import Checkpoint, Commit
 from processor.edges.source import LogReader
 from processor.edges.store import ConnectionLostError, Store, StoredLog

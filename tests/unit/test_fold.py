@@ -17,7 +17,9 @@ from core_helpers import (
 )
 from oracle import report
 
-from processor.core.fold import MAX_AHEAD_LINES, MAX_IGNORED_NAMES, OTHER_NAMES, LogState
+from processor.core.contract import OTHER_NAMES
+from processor.core.fold import MAX_AHEAD_LINES
+from processor.core.log import MAX_IGNORED_NAMES, LogState
 from processor.core.model import HOUR_US, Checkpoint, Increment, Lines
 from processor.core.watermark import RUN_LINES
 from processor.errors import LedgerError
