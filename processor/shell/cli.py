@@ -2,31 +2,36 @@
 
 import contextlib
 import logging
-import os
-import signal
 import sys
 import time
-import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, TextIO
+from typing import Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from processor.edges.database import database
 from processor.edges.reader import Reader
 from processor.edges.store import Store
-from processor.errors import ExitCode, ProcessorError, SettingsError
+from processor.errors import ProcessorError, SettingsError
 from processor.shell import generate as generator
 from processor.shell import report as rendering
 from processor.shell.daemon import Daemon, Stop
+from processor.shell.options import (
+    AllowedLateness,
+    AttributionWindow,
+    BatchLines,
+    BatchSeconds,
+    Checkpoints,
+    DatabaseUrl,
+    Logs,
+    Timezone,
+    defaults,
+)
 from processor.shell.report import Format, TableOrJson
 from processor.shell.settings import RunSettings, run_settings
-
-_FORCED_STOP_SECONDS: Final = 4.5
+from processor.shell.terminal import asked_to_stop, output_to, progress_bar
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,52 +42,6 @@ app = typer.Typer(
     "**3** another processor owns the log.",
 )
 
-_Logs = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="LOG...", envvar="PROCESSOR_LOGS", help="JSON-lines logs.", show_default=False
-    ),
-]
-_DatabaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        envvar="PROCESSOR_DATABASE_URL",
-        help="PostgreSQL 14 or later. Without it, an embedded one runs under the checkpoints "
-        "folder. A URL with a password belongs into the environment: others can see options.",
-        show_default="embedded",
-    ),
-]
-_Checkpoints = Annotated[
-    Path,
-    typer.Option(envvar="PROCESSOR_CHECKPOINTS", help="Where the embedded database lives."),
-]
-_BatchLines = Annotated[
-    int, typer.Option(envvar="PROCESSOR_BATCH_LINES", help="A batch has at most so many lines,")
-]
-_BatchSeconds = Annotated[
-    float,
-    typer.Option(
-        envvar="PROCESSOR_BATCH_SECONDS", help="and is committed so long after its first at most."
-    ),
-]
-_AttributionWindow = Annotated[
-    str,
-    typer.Option(
-        envvar="PROCESSOR_ATTRIBUTION_WINDOW",
-        help="A click relates to a page load of its visit that fired so long before it at most.",
-    ),
-]
-_AllowedLateness = Annotated[
-    str,
-    typer.Option(
-        envvar="PROCESSOR_ALLOWED_LATENESS",
-        help="A line further behind the others of its log is a dead letter, reason late.",
-    ),
-]
-_Timezone = Annotated[
-    str,
-    typer.Option(envvar="PROCESSOR_TIMEZONE", help="Zone of times that carry no offset."),
-]
 _CHECKPOINTS: Final = Path("checkpoints")
 
 
@@ -108,25 +67,25 @@ def processor(
     `processor report`.
     """
     if config is not None:
-        context.default_map = _defaults(config, context)
+        context.default_map = defaults(config, context)
 
 
 @app.command()
 def run(
-    logs: _Logs,
+    logs: Logs,
     once: Annotated[
         bool,
         typer.Option(
             "--once", envvar="PROCESSOR_ONCE", help="Stop at the end of the logs. Else follow them."
         ),
     ] = False,
-    database_url: _DatabaseUrl = None,
-    checkpoints: _Checkpoints = _CHECKPOINTS,
-    batch_lines: _BatchLines = 100_000,
-    batch_seconds: _BatchSeconds = 0.5,
-    attribution_window: _AttributionWindow = "30m",
-    allowed_lateness: _AllowedLateness = "10m",
-    timezone: _Timezone = "UTC",
+    database_url: DatabaseUrl = None,
+    checkpoints: Checkpoints = _CHECKPOINTS,
+    batch_lines: BatchLines = 100_000,
+    batch_seconds: BatchSeconds = 0.5,
+    attribution_window: AttributionWindow = "30m",
+    allowed_lateness: AllowedLateness = "10m",
+    timezone: Timezone = "UTC",
 ) -> None:
     """Fold logs into the report: what is there (`--once`), or line by line for ever.
 
@@ -142,27 +101,27 @@ def run(
         allowed_lateness=allowed_lateness,
         timezone=timezone,
     )
-    with _signals() as stop, _store(database_url, checkpoints) as store:
+    with asked_to_stop() as stop, _store(database_url, checkpoints) as store:
         store.migrate()
         _run(store, settings, stop)
 
 
 @app.command()
 def replay(
-    logs: _Logs,
+    logs: Logs,
     only_these: Annotated[
         bool,
         typer.Option(
             "--only-these", help="Forget what other logs, not named here, have put into the report."
         ),
     ] = False,
-    database_url: _DatabaseUrl = None,
-    checkpoints: _Checkpoints = _CHECKPOINTS,
-    batch_lines: _BatchLines = 100_000,
-    batch_seconds: _BatchSeconds = 0.5,
-    attribution_window: _AttributionWindow = "30m",
-    allowed_lateness: _AllowedLateness = "10m",
-    timezone: _Timezone = "UTC",
+    database_url: DatabaseUrl = None,
+    checkpoints: Checkpoints = _CHECKPOINTS,
+    batch_lines: BatchLines = 100_000,
+    batch_seconds: BatchSeconds = 0.5,
+    attribution_window: AttributionWindow = "30m",
+    allowed_lateness: AllowedLateness = "10m",
+    timezone: Timezone = "UTC",
 ) -> None:
     """Make the report anew from offset zero, by the settings given here.
 
@@ -179,7 +138,7 @@ def replay(
         allowed_lateness=allowed_lateness,
         timezone=timezone,
     )
-    with _signals() as stop, _store(database_url, checkpoints) as store:
+    with asked_to_stop() as stop, _store(database_url, checkpoints) as store:
         store.migrate()
         missing = [log for log in settings.logs if not log.is_file()]
         if missing:
@@ -218,8 +177,8 @@ def report(
             envvar="PROCESSOR_OUTPUT", help="Write to this file.", show_default="standard output"
         ),
     ] = None,
-    database_url: _DatabaseUrl = None,
-    checkpoints: _Checkpoints = _CHECKPOINTS,
+    database_url: DatabaseUrl = None,
+    checkpoints: Checkpoints = _CHECKPOINTS,
 ) -> None:
     """Show the hourly report: by hour and customer, hours in UTC.
 
@@ -228,7 +187,7 @@ def report(
     `click_through_rate`. Unique users of several hours must not be added up.
     """
     start, end = _instant("--from", from_), _instant("--to", to)
-    with _reader(database_url, checkpoints) as reader, _output(output) as out:
+    with _reader(database_url, checkpoints) as reader, output_to(output) as out:
         rendering.write_report(reader.report(customer or (), start, end), format_, out)
 
 
@@ -238,8 +197,8 @@ def status(
         TableOrJson,
         typer.Option("--format", envvar="PROCESSOR_STATUS_FORMAT", help="How to write it."),
     ] = TableOrJson.TABLE,
-    database_url: _DatabaseUrl = None,
-    checkpoints: _Checkpoints = _CHECKPOINTS,
+    database_url: DatabaseUrl = None,
+    checkpoints: Checkpoints = _CHECKPOINTS,
 ) -> None:
     """Show how far each log is folded in, and what became of its lines.
 
@@ -263,8 +222,8 @@ def dead_letters(
             help="Read the lines back from their log. They may hold personal data.",
         ),
     ] = False,
-    database_url: _DatabaseUrl = None,
-    checkpoints: _Checkpoints = _CHECKPOINTS,
+    database_url: DatabaseUrl = None,
+    checkpoints: Checkpoints = _CHECKPOINTS,
 ) -> None:
     """List the lines that do not count: where they are, and why.
 
@@ -277,7 +236,7 @@ def dead_letters(
 
 
 @app.command()
-def migrate(database_url: _DatabaseUrl = None, checkpoints: _Checkpoints = _CHECKPOINTS) -> None:
+def migrate(database_url: DatabaseUrl = None, checkpoints: Checkpoints = _CHECKPOINTS) -> None:
     """Bring the database to the schema of this version. `run` and `replay` do it too."""
     with _store(database_url, checkpoints) as store:
         for migration in store.migrate():
@@ -341,7 +300,7 @@ def generate(
         late=late,
         start=generator.START if rate is None else datetime.now(UTC),
     )
-    with _output(output, append=True) as out:
+    with output_to(output, append=True) as out:
         if rate is None:
             out.writelines(line + "\n" for line in generator.generate(shape))
             return
@@ -364,7 +323,7 @@ def main() -> None:
 
 
 def _run(store: Store, settings: RunSettings, stop: Stop) -> None:
-    with _progress(settings) as tell:
+    with progress_bar(has_end=settings.once) as tell:
         Daemon(store, settings, stop, tell).run()
 
 
@@ -383,61 +342,6 @@ def _reader(url: str | None, checkpoints: Path) -> Iterator[Reader]:
         yield Reader(connect)
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[Stop]:
-    """Let the first SIGTERM or SIGINT ask for a stop, and the second end the process at once.
-
-    A stop that takes too long, because the database holds a statement up, is cut short: what was
-    not committed is folded again by the next run.
-    """
-    stop = Stop()
-
-    def ask(_number: int, _frame: object) -> None:
-        if stop.requested:
-            os._exit(ExitCode.FAILED)
-        stop.requested = True
-        signal.setitimer(signal.ITIMER_REAL, _FORCED_STOP_SECONDS)
-
-    def cut_short(_number: int, _frame: object) -> None:
-        os._exit(ExitCode.DONE)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask)
-    signal.signal(signal.SIGALRM, cut_short)
-    yield stop
-
-
-@contextlib.contextmanager
-def _progress(settings: RunSettings) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar where there is an end to reach and a terminal to see it."""
-    console = Console(stderr=True)
-    if not (settings.once and console.is_terminal):
-        yield lambda _done, _all: None
-        return
-    columns = (TextColumn("folding"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("folding")
-        yield lambda done, all_: progress.update(task, completed=done, total=all_)
-
-
-@contextlib.contextmanager
-def _output(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
-    """Open what to write to. A reader that has seen enough, as `head` has, ends the process."""
-    if path is None:
-        try:
-            yield sys.stdout
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    try:
-        out = path.open("a" if append else "w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
-    with out:
-        yield out
-
-
 def _instant(option: str, text: str | None) -> datetime | None:
     if text is None:
         return None
@@ -448,32 +352,3 @@ def _instant(option: str, text: str | None) -> datetime | None:
             f"{option}: {text!r} is no date or time; write 2022-01-01 or 2022-01-01T00:00:00Z"
         ) from None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-
-
-def _defaults(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
-    """Return the settings file as defaults for every command that has the option."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SettingsError(f"{path}: is not TOML: {error}") from error
-    commands = context.command.commands  # type: ignore[attr-defined]
-    # Settings are named as options are, with underscores; click names some parameters otherwise.
-    options = {
-        name: {_setting_name(parameter): parameter.name for parameter in command.params}
-        for name, command in commands.items()
-    }
-    known = set().union(*options.values())
-    if unknown := sorted(set(values) - known):
-        raise SettingsError(
-            f"{path}: no option is called {unknown[0]}; there are {', '.join(sorted(known))}"
-        )
-    return {
-        name: {names[key]: value for key, value in values.items() if key in names}
-        for name, names in options.items()
-    }
-
-
-def _setting_name(parameter: Any) -> str:
-    return str(parameter.opts[0]).lstrip("-").replace("-", "_")

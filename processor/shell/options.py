@@ -1,0 +1,85 @@
+"""The options that several commands share, and the settings file that gives their defaults."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from processor.errors import SettingsError
+
+Logs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="LOG...", envvar="PROCESSOR_LOGS", help="JSON-lines logs.", show_default=False
+    ),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PROCESSOR_DATABASE_URL",
+        help="PostgreSQL 14 or later. Without it, an embedded one runs under the checkpoints "
+        "folder. A URL with a password belongs into the environment: others can see options.",
+        show_default="embedded",
+    ),
+]
+Checkpoints = Annotated[
+    Path,
+    typer.Option(envvar="PROCESSOR_CHECKPOINTS", help="Where the embedded database lives."),
+]
+BatchLines = Annotated[
+    int, typer.Option(envvar="PROCESSOR_BATCH_LINES", help="A batch has at most so many lines,")
+]
+BatchSeconds = Annotated[
+    float,
+    typer.Option(
+        envvar="PROCESSOR_BATCH_SECONDS", help="and is committed so long after its first at most."
+    ),
+]
+AttributionWindow = Annotated[
+    str,
+    typer.Option(
+        envvar="PROCESSOR_ATTRIBUTION_WINDOW",
+        help="A click relates to a page load of its visit that fired so long before it at most.",
+    ),
+]
+AllowedLateness = Annotated[
+    str,
+    typer.Option(
+        envvar="PROCESSOR_ALLOWED_LATENESS",
+        help="A line further behind the others of its log is a dead letter, reason late.",
+    ),
+]
+Timezone = Annotated[
+    str,
+    typer.Option(envvar="PROCESSOR_TIMEZONE", help="Zone of times that carry no offset."),
+]
+
+
+def defaults(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
+    """Return the settings file as defaults for every command that has the option."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: is not TOML: {error}") from error
+    commands = context.command.commands  # type: ignore[attr-defined]
+    # Settings are named as options are, with underscores; click names some parameters otherwise.
+    options = {
+        name: {_setting_name(parameter): parameter.name for parameter in command.params}
+        for name, command in commands.items()
+    }
+    known = set().union(*options.values())
+    if unknown := sorted(set(values) - known):
+        raise SettingsError(
+            f"{path}: no option is called {unknown[0]}; there are {', '.join(sorted(known))}"
+        )
+    return {
+        name: {names[key]: value for key, value in values.items() if key in names}
+        for name, names in options.items()
+    }
+
+
+def _setting_name(parameter: Any) -> str:
+    return str(parameter.opts[0]).lstrip("-").replace("-", "_")

@@ -1,0 +1,72 @@
+"""What the process shares with its terminal and its supervisor: signals, progress, output."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from processor.errors import ExitCode, SettingsError
+from processor.shell.daemon import Stop
+
+_FORCED_STOP_SECONDS: Final = 4.5
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[Stop]:
+    """Let the first SIGTERM or SIGINT ask for a stop, and the second end the process at once.
+
+    A stop that takes too long, because the database holds a statement up, is cut short: what was
+    not committed is folded again by the next run.
+    """
+    stop = Stop()
+
+    def ask(_number: int, _frame: object) -> None:
+        if stop.requested:
+            os._exit(ExitCode.FAILED)
+        stop.requested = True
+        signal.setitimer(signal.ITIMER_REAL, _FORCED_STOP_SECONDS)
+
+    def cut_short(_number: int, _frame: object) -> None:
+        os._exit(ExitCode.DONE)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    signal.signal(signal.SIGALRM, cut_short)
+    yield stop
+
+
+@contextlib.contextmanager
+def progress_bar(*, has_end: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar where there is an end to reach and a terminal to see it."""
+    console = Console(stderr=True)
+    if not (has_end and console.is_terminal):
+        yield lambda _done, _all: None
+        return
+    columns = (TextColumn("folding"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("folding")
+        yield lambda done, all_: progress.update(task, completed=done, total=all_)
+
+
+@contextlib.contextmanager
+def output_to(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
+    """Open what to write to. A reader that has seen enough, as `head` has, ends the process."""
+    if path is None:
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    try:
+        out = path.open("a" if append else "w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
+    with out:
+        yield out
