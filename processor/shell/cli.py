@@ -112,7 +112,9 @@ def replay(
     only_these: Annotated[
         bool,
         typer.Option(
-            "--only-these", help="Forget what other logs, not named here, have put into the report."
+            "--only-these",
+            envvar="PROCESSOR_REPLAY_ONLY_THESE",
+            help="Forget what other logs, not named here, have put into the report.",
         ),
     ] = False,
     database_url: DatabaseUrl = None,
@@ -160,21 +162,27 @@ def report(
     ] = Format.TABLE,
     customer: Annotated[
         list[int] | None,
-        typer.Option(envvar="PROCESSOR_CUSTOMER", help="Only this customer; may be repeated."),
+        typer.Option(
+            envvar="PROCESSOR_REPORT_CUSTOMER", help="Only this customer; may be repeated."
+        ),
     ] = None,
     from_: Annotated[
         str | None,
         typer.Option(
-            "--from", envvar="PROCESSOR_FROM", help="Only hours from this on, as 2022-01-01T00:00."
+            "--from",
+            envvar="PROCESSOR_REPORT_FROM",
+            help="Only hours from this on, as 2022-01-01T00:00.",
         ),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(envvar="PROCESSOR_TO", help="Only hours before this.")
+        str | None, typer.Option(envvar="PROCESSOR_REPORT_TO", help="Only hours before this.")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            envvar="PROCESSOR_OUTPUT", help="Write to this file.", show_default="standard output"
+            envvar="PROCESSOR_REPORT_OUTPUT",
+            help="Write to this file.",
+            show_default="standard output",
         ),
     ] = None,
     database_url: DatabaseUrl = None,
@@ -218,7 +226,7 @@ def dead_letters(
         bool,
         typer.Option(
             "--show",
-            envvar="PROCESSOR_SHOW",
+            envvar="PROCESSOR_DEAD_LETTERS_SHOW",
             help="Read the lines back from their log. They may hold personal data.",
         ),
     ] = False,
@@ -245,19 +253,22 @@ def migrate(database_url: DatabaseUrl = None, checkpoints: Checkpoints = _CHECKP
 
 @app.command()
 def generate(
-    events: Annotated[int, typer.Option(envvar="PROCESSOR_EVENTS", min=0, help="How many lines.")],
+    events: Annotated[
+        int, typer.Option(envvar="PROCESSOR_GENERATE_EVENTS", min=0, help="How many lines.")
+    ],
     hours: Annotated[
-        float, typer.Option(envvar="PROCESSOR_HOURS", min=0, help="The time they span.")
+        float, typer.Option(envvar="PROCESSOR_GENERATE_HOURS", min=0, help="The time they span.")
     ] = 24.0,
-    customers: Annotated[int, typer.Option(envvar="PROCESSOR_CUSTOMERS", min=1)] = 8,
-    users: Annotated[int, typer.Option(envvar="PROCESSOR_USERS", min=1)] = 100,
+    customers: Annotated[int, typer.Option(envvar="PROCESSOR_GENERATE_CUSTOMERS", min=1)] = 8,
+    users: Annotated[int, typer.Option(envvar="PROCESSOR_GENERATE_USERS", min=1)] = 100,
     seed: Annotated[
-        int, typer.Option(envvar="PROCESSOR_SEED", help="The same seed makes the same log.")
+        int,
+        typer.Option(envvar="PROCESSOR_GENERATE_SEED", help="The same seed makes the same log."),
     ] = 0,
     rate: Annotated[
         float | None,
         typer.Option(
-            envvar="PROCESSOR_RATE",
+            envvar="PROCESSOR_GENERATE_RATE",
             min=0.001,
             help="Write so many lines per second, live, with the times at which they are written.",
         ),
@@ -265,17 +276,22 @@ def generate(
     duplicates: Annotated[
         float,
         typer.Option(
-            envvar="PROCESSOR_DUPLICATES", min=0, max=1, help="Share of lines that come again."
+            envvar="PROCESSOR_GENERATE_DUPLICATES",
+            min=0,
+            max=1,
+            help="Share of lines that come again.",
         ),
     ] = 0.0,
     malformed: Annotated[
         float,
-        typer.Option(envvar="PROCESSOR_MALFORMED", min=0, max=1, help="Share of broken lines."),
+        typer.Option(
+            envvar="PROCESSOR_GENERATE_MALFORMED", min=0, max=1, help="Share of broken lines."
+        ),
     ] = 0.0,
     late: Annotated[
         float,
         typer.Option(
-            envvar="PROCESSOR_LATE",
+            envvar="PROCESSOR_GENERATE_LATE",
             min=0,
             max=1,
             help="Share of lines that are 11 minutes to 3 hours late.",
@@ -284,7 +300,9 @@ def generate(
     output: Annotated[
         Path | None,
         typer.Option(
-            envvar="PROCESSOR_OUTPUT", help="Append to this file.", show_default="standard output"
+            envvar="PROCESSOR_GENERATE_OUTPUT",
+            help="Append to this file.",
+            show_default="standard output",
         ),
     ] = None,
 ) -> None:

@@ -57,7 +57,15 @@ Timezone = Annotated[
 
 
 def defaults(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
-    """Return the settings file as defaults for every command that has the option."""
+    """Return the settings file as defaults for each command.
+
+    A key of the file is an option of every command that has it; in a table named as a command, of
+    that one alone.
+
+    Raises:
+        SettingsError: the file cannot be read, or names an option that there is not.
+
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -66,19 +74,29 @@ def defaults(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
         raise SettingsError(f"{path}: is not TOML: {error}") from error
     commands = context.command.commands  # type: ignore[attr-defined]
     # Settings are named as options are, with underscores; click names some parameters otherwise.
-    options = {
+    options: dict[str, dict[str, str]] = {
         name: {_setting_name(parameter): parameter.name for parameter in command.params}
         for name, command in commands.items()
     }
-    known = set().union(*options.values())
-    if unknown := sorted(set(values) - known):
+    tables = {name: values.pop(name) for name in options if isinstance(values.get(name), dict)}
+    _check(path, values, set().union(*options.values()))
+    for name, table in tables.items():
+        _check(path, table, set(options[name]))
+    return {
+        name: {
+            known[key]: value
+            for key, value in (values | tables.get(name, {})).items()
+            if key in known
+        }
+        for name, known in options.items()
+    }
+
+
+def _check(path: Path, table: dict[str, Any], known: set[str]) -> None:
+    if unknown := sorted(set(table) - known):
         raise SettingsError(
             f"{path}: no option is called {unknown[0]}; there are {', '.join(sorted(known))}"
         )
-    return {
-        name: {names[key]: value for key, value in values.items() if key in names}
-        for name, names in options.items()
-    }
 
 
 def _setting_name(parameter: Any) -> str:

@@ -220,6 +220,8 @@ def test_settings_come_from_options_environment_and_file_in_this_order(command, 
     command.environment["PROCESSOR_BATCH_LINES"] = "20"
     command("run")
     assert command.ledger()["lines"] == 50
+    (tmp_path / "settings.toml").write_text("batch_lines = 5\n[report]\nformat = 'csv'\n")
+    assert command("--config", "settings.toml", "report").stdout.startswith("customer_id,hour,")
 
 
 @pytest.mark.parametrize(
@@ -238,6 +240,7 @@ def test_settings_come_from_options_environment_and_file_in_this_order(command, 
         (["--config", "nowhere.toml", "report"], 2, "nowhere.toml: cannot be read"),
         (["--config", "app.log", "report"], 2, "is not TOML"),
         (["--config", "odd.toml", "report"], 2, "no option is called colour"),
+        (["--config", "table.toml", "report"], 2, "no option is called rate"),
     ],
 )
 def test_errors_say_what_is_wrong_and_end_with_their_code(
@@ -246,6 +249,7 @@ def test_errors_say_what_is_wrong_and_end_with_their_code(
     """One line on standard error, no traceback, the documented exit code."""
     make_log(events=1)
     (tmp_path / "odd.toml").write_text("colour = 'red'\n")
+    (tmp_path / "table.toml").write_text("[report]\nrate = 5\n")
     stderr = command(*arguments, exit_code=exit_code).stderr
     assert words in stderr
     assert "Traceback" not in stderr
