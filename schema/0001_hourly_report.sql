@@ -2,16 +2,19 @@
 -- Holds no user id, event id, ip or e-mail: counts per customer and hour, offsets, and pointers.
 
 CREATE TABLE rules (
-    only_row              boolean  PRIMARY KEY DEFAULT true CHECK (only_row),
-    contract_version      integer  NOT NULL CHECK (contract_version > 0),
-    attribution_window    interval NOT NULL CHECK (attribution_window >= interval '0'),
-    allowed_lateness      interval NOT NULL CHECK (allowed_lateness >= interval '0'),
-    timezone              text     NOT NULL
+    only_row              boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    contract_version      integer NOT NULL CHECK (contract_version > 0),
+    attribution_window_us bigint  NOT NULL CHECK (attribution_window_us >= 0),
+    allowed_lateness_us   bigint  NOT NULL CHECK (allowed_lateness_us >= 0),
+    timezone              text    NOT NULL,
+    commits               bigint  NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE rules IS
     'What shapes the numbers. The report is made by one set of rules; replay changes them.';
 COMMENT ON COLUMN rules.timezone IS
     'The zone of times that carry no offset of their own.';
+COMMENT ON COLUMN rules.commits IS
+    'Grows with each transaction on the report, so that a processor notices that it is not the only one.';
 
 -- No check compares two columns: INSERT ... ON CONFLICT checks the increment before it is added, and
 -- an increment may hold a clicked page load whose page load came with an earlier batch.

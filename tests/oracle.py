@@ -50,7 +50,8 @@ def on_time(events, lateness):
             continue
         far_ahead.append(instant)
         if len(far_ahead) == RUN_LINES:
-            watermark, far_ahead = min(far_ahead), []
+            first = sorted(far_ahead)[RUN_LINES // 2 - 1]
+            watermark, far_ahead = first if watermark is None else min(far_ahead), []
 
 
 def report(*logs, window=timedelta(minutes=30), lateness=timedelta(minutes=10)):

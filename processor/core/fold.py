@@ -13,6 +13,7 @@ from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import tzinfo
+from itertools import islice
 from typing import Final
 
 from processor.core import machine
@@ -29,9 +30,10 @@ from processor.core.model import (
     Lines,
     Rules,
 )
-from processor.core.watermark import Watermark, advance, is_late
+from processor.core.watermark import RUN_LINES, Watermark, advance, is_late
 
 _LATE: Final = Refused("late", "fired_at: further behind the watermark than allowed")
+_FORGOTTEN: Final = Refused("late", "fired_at: before what is still known of the other logs")
 _AHEAD: Final = Refused("ahead", "fired_at: ahead of the watermark, as too many others are")
 
 MAX_AHEAD_LINES: Final = 10_000
@@ -48,11 +50,12 @@ class Fold:
     """Folds the lines of any number of logs over one working state."""
 
     def __init__(self, rules: Rules, zone: tzinfo) -> None:
+        self._rules = rules
         self._lateness = rules.allowed_lateness_us
         self._window = rules.attribution_window_us
         self._decode = Decoder(zone).decode
         self._logs: dict[int, LogState] = {}
-        self._evicted_minute = _BEFORE_ALL
+        self._open_from = _BEFORE_ALL  # for lines before it, too much is forgotten
         # The key is the visit. A visit that was loaded once and never clicked, as most are, is
         # held as that instant alone.
         self._visits: dict[str, machine.Visit | int] = {}
@@ -70,10 +73,29 @@ class Fold:
         """How many lines the batch in hand holds."""
         return sum(log.lines for log in self._logs.values())
 
-    def open(self, log_id: int, checkpoint: Checkpoint, names: Iterable[str] = ()) -> LogState:
-        """Take up a log at its `rebuild_from`; `names` are the event types it has ignored."""
-        log = self._logs[log_id] = LogState(log_id, checkpoint, names)
+    def open(
+        self,
+        log_id: int,
+        checkpoint: Checkpoint,
+        names: Iterable[str] = (),
+        starts_at: int | None = None,
+    ) -> LogState:
+        """Take up a log at its `rebuild_from`; `names` are the event types it has ignored.
+
+        Until the log has a watermark, the state of all logs is kept from `starts_at` on: all of
+        it, if that is None.
+        """
+        log = self._logs[log_id] = LogState(log_id, checkpoint, names, starts_at)
         return log
+
+    def release(self, log: LogState) -> None:
+        """Let go of a log that is not read on; its visits stay."""
+        del self._logs[log.log_id]
+
+    def first_instant(self, chunk: Lines) -> int | None:
+        """Return the earliest instant of a log's first run, given its first lines."""
+        events = (event for event in self._decode(chunk.lines) if isinstance(event, tuple))
+        return min((event[-1] for event in islice(events, RUN_LINES)), default=None)
 
     def recall(self, log: LogState, offset: int, line: bytes) -> None:
         """Fold in again a line that starts at one of the `ahead_offsets` of the checkpoint."""
@@ -148,9 +170,9 @@ class Fold:
 
     def _unremarkable(self, mark: Watermark) -> tuple[int, int]:
         """Return the first and last instant that need not be shown to the watermark."""
-        if mark.at is None or mark.run_lines:
+        if mark.at is None or mark.run:
             return 0, _BEFORE_ALL
-        return mark.at - self._lateness, mark.at
+        return max(mark.at - self._lateness, self._open_from), mark.at
 
     def _move_watermark(
         self, log: LogState, fired_at: int, offsets: Offsets, index: int
@@ -159,6 +181,8 @@ class Fold:
         if is_late(log.mark, fired_at, self._lateness):
             return _LATE
         log.mark = advance(log.mark, fired_at, self._lateness)
+        if fired_at < self._open_from:
+            return _FORGOTTEN
         if log.mark.at is None or fired_at > log.mark.at:
             if log.ahead_lines >= MAX_AHEAD_LINES:
                 return _AHEAD
@@ -199,26 +223,29 @@ class Fold:
 
     def _skip_overlong(self, log: LogState, chunk: Lines) -> None:
         length = chunk.end - chunk.offset - 1
-        log.bury(DeadLetter(chunk.offset, length, "too_long", "longer than the longest line read"))
+        log.bury(
+            DeadLetter(
+                chunk.offset, length, "too_long", "as long as the unit of reading, or longer"
+            )
+        )
         log.lines += 1
         log.offset = chunk.end
 
     def _evict(self) -> None:
         """Forget what only late lines could need, once a minute of event time."""
-        times = [log.mark.at for log in self._logs.values() if log.mark.at is not None]
-        if not times or len(times) < len(self._logs):  # in a log without a watermark, none is late
+        times = [log.event_time for log in self._logs.values()]
+        known = [time for time in times if time is not None]
+        if not known or len(known) < len(times):  # a log that may start anywhere
             return
-        open_from = min(times) - self._lateness
-        minute = open_from // MINUTE_US
-        if minute <= self._evicted_minute:
+        open_from = min(known) - self._lateness
+        if open_from < self._open_from + MINUTE_US:
             return
-        self._evicted_minute = minute
+        self._open_from = open_from
         self._evict_visits(open_from - self._window)
-        open_hour = open_from // HOUR_US
-        for hour in [hour for hour in self._users_by_hour if hour < open_hour]:
+        for hour in [h for h in self._users_by_hour if h < open_from // HOUR_US]:
             del self._users_by_hour[hour]
         for log in self._logs.values():
-            log.drop_before(min(open_from - self._window, open_hour * HOUR_US))
+            log.drop_before(self._rules.oldest_needed(min(known)))
 
     def _evict_visits(self, before: int) -> None:
         """Forget the instants of visits that lie `before`, and the visits that have no other."""

@@ -28,8 +28,15 @@ MAX_IGNORED_NAMES: Final = 100
 class LogState:
     """What the fold knows of one log, and of the batch in hand from it."""
 
-    def __init__(self, log_id: int, checkpoint: Checkpoint, names: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        log_id: int,
+        checkpoint: Checkpoint,
+        names: Iterable[str] = (),
+        starts_at: int | None = None,
+    ) -> None:
         self.log_id = log_id
+        self.starts_at = starts_at
         self.offset = checkpoint.rebuild_from
         self.mark = Watermark(checkpoint.rebuild_watermark)
         self.markers = deque([(self.offset, self.mark.at)])
@@ -43,6 +50,11 @@ class LogState:
         self.lines = 0
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.dead_letters: list[DeadLetter] = []
+
+    @property
+    def event_time(self) -> int | None:
+        """How far the log has come: its watermark, or where it is known to start before it has."""
+        return self.starts_at if self.mark.at is None else self.mark.at
 
     @property
     def ahead_lines(self) -> int:
@@ -81,7 +93,7 @@ class LogState:
     def place_marker(self) -> None:
         """Remember this offset as a place to rebuild from, once a minute of event time."""
         at = self.mark.at
-        if self.mark.run_lines == 0 and at is not None:
+        if at is not None and not self.mark.run:
             last = self.markers[-1][1]
             if last is None or at >= last + MINUTE_US:
                 self.markers.append((self.offset, at))
@@ -93,7 +105,9 @@ class LogState:
             if at is None or at >= horizon:
                 break
             self.markers.popleft()
-        del self.ahead[: bisect_left(self.ahead, (horizon, 0))]
+        first = self.markers[0][1]
+        if first is not None:  # what the watermark had yet to come to there counts as ahead again
+            del self.ahead[: bisect_left(self.ahead, (min(horizon, first), 0))]
 
     def commit(self) -> LogCommit:
         """Return the batch in hand as a value.

@@ -20,6 +20,11 @@ class Rules:
     allowed_lateness_us: int = 10 * MINUTE_US
     timezone: str = "UTC"
 
+    def oldest_needed(self, event_time: int) -> int:
+        """Return the oldest instant that matters to lines which are not late at `event_time`."""
+        open_from = event_time - self.allowed_lateness_us
+        return min(open_from - self.attribution_window_us, open_from // HOUR_US * HOUR_US)
+
 
 class Lines(NamedTuple):
     """Complete lines that follow each other in a log, without their newlines.

@@ -6,14 +6,16 @@ The watermark is the latest instant that the log has vouched for:
   never make a line late that is in order.
 - A line further ahead is taken in but moves nothing: its clock may have gone wild. When
   `RUN_LINES` lines in a row are that far ahead, it is the log that has moved on (it was silent
-  for a while), and the watermark moves to the earliest of them. A line near the watermark in
-  between starts the run anew; a late one says nothing about the present, and does not.
-- A log starts without a watermark, so that its first line may be the wild one. Until a first run
-  is complete, nothing is late.
+  for a while), and the watermark moves to the earliest of them: what is in the run has a good
+  clock or a fast one. A line near the watermark in between starts the run anew; a late one says
+  nothing about the present, and does not.
+- A log starts without a watermark, so that its first line may be a wild one. Until a first run
+  is complete, nothing is late. It may hold fast clocks and slow ones, so its median counts.
 
 Neither batches nor the wall clock are known here, so a replay decides as the daemon did.
 """
 
+from statistics import median_low
 from typing import Final, NamedTuple
 
 RUN_LINES: Final = 32
@@ -22,11 +24,10 @@ watermark lag, fewer would believe a burst of lines from one bad clock among sev
 
 
 class Watermark(NamedTuple):
-    """The watermark `at`, and the run of lines that are far ahead of it."""
+    """The watermark `at`, and the instants of the run of lines that are far ahead of it."""
 
     at: int | None = None
-    run_lines: int = 0
-    run_from: int = 0
+    run: tuple[int, ...] = ()
 
 
 def is_late(mark: Watermark, fired_at: int, allowed_lateness: int) -> bool:
@@ -38,7 +39,7 @@ def advance(mark: Watermark, fired_at: int, allowed_lateness: int) -> Watermark:
     """Return the watermark after a line that is not late."""
     if mark.at is not None and fired_at <= mark.at + allowed_lateness:
         return Watermark(max(mark.at, fired_at))
-    run_from = min(mark.run_from, fired_at) if mark.run_lines else fired_at
-    if mark.run_lines + 1 < RUN_LINES:
-        return Watermark(mark.at, mark.run_lines + 1, run_from)
-    return Watermark(run_from)
+    run = (*mark.run, fired_at)
+    if len(run) < RUN_LINES:
+        return Watermark(mark.at, run)
+    return Watermark(median_low(run) if mark.at is None else min(run))

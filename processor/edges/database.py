@@ -20,17 +20,15 @@ def database(url: str | None, checkpoints: Path) -> Iterator[Connect]:
         EmbeddedError: as for `embedded`.
 
     """
-    if url is None:
+    if not url:
         with embedded(checkpoints) as connect:
             yield connect
         return
-    try:
-        psycopg.conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
+    if not _is_valid(url):
         raise SettingsError(
             "the database URL is not valid; write postgresql://user@host:5432/database, with "
             "special characters percent-encoded"
-        ) from None
+        )
 
     def connect_to_url() -> psycopg.Connection:
         return psycopg.connect(
@@ -42,3 +40,11 @@ def database(url: str | None, checkpoints: Path) -> Iterator[Connect]:
         )
 
     yield connect_to_url
+
+
+def _is_valid(url: str) -> bool:
+    """Whether libpq can read the URL; a host with an @ is a part of a password, not encoded."""
+    try:
+        return "@" not in str(psycopg.conninfo.conninfo_to_dict(url).get("host", ""))
+    except psycopg.ProgrammingError:
+        return False

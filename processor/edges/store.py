@@ -2,9 +2,10 @@
 
 The first statement of a commit is the comparison: every checkpoint that the batch started from
 must still be where it was, or nothing is written. So a commit can be sent twice, by two processors
-or by one that does not know whether it succeeded, and still counts once. After a lost connection
-`reconcile` reads the checkpoints under `FOR UPDATE`, which waits for a commit that may still be
-under way, and tells which of the two it was.
+or by one that does not know whether it succeeded, and still counts once. `rules.commits` is
+compared too, since logs share visits: one processor reads all logs of a report. After a lost
+connection `reconcile` reads the checkpoints under `FOR UPDATE`, which waits for a commit that may
+still be under way, and tells which of the two it was.
 
 Session state is not relied on, so a pooler in transaction mode may sit in between.
 """
@@ -15,7 +16,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Final, LiteralString, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
 
@@ -57,16 +58,42 @@ _ADD_DEAD_LETTERS: Final = (
     "COPY dead_letters (log_id, byte_offset, byte_length, reason, detail) FROM STDIN"
 )
 
+_COUNT_COMMIT: Final = "UPDATE rules SET commits = commits + 1 WHERE commits = %s"
+
 _OPEN_LOG: Final = """
-INSERT INTO checkpoints AS c (path, committed_by) VALUES (%s, %s)
-ON CONFLICT (path) DO UPDATE SET path = excluded.path  -- nothing, but it returns the row
-RETURNING log_id, byte_offset, (extract(epoch FROM watermark) * 1000000)::bigint, rebuild_from,
+INSERT INTO checkpoints (path, committed_by) VALUES (%s, %s) ON CONFLICT (path) DO NOTHING"""
+
+_READ_LOGS: Final = """
+SELECT path, log_id, byte_offset, (extract(epoch FROM watermark) * 1000000)::bigint, rebuild_from,
     (extract(epoch FROM rebuild_watermark) * 1000000)::bigint, ahead_offsets,
-    ARRAY(SELECT name FROM ledger l WHERE l.log_id = c.log_id AND outcome = 'ignored')"""
+    ARRAY(SELECT name FROM ledger l WHERE l.log_id = c.log_id AND outcome = 'ignored')
+FROM checkpoints c ORDER BY path"""
 
 _LOCK_CHECKPOINTS: Final = """
-SELECT log_id, path, byte_offset, committed_by, committed_at FROM checkpoints
-WHERE log_id = ANY(%s) ORDER BY log_id FOR UPDATE"""
+SELECT log_id, path, byte_offset, committed_by, to_char(committed_at, 'YYYY-MM-DD HH24:MI:SS TZ')
+FROM checkpoints WHERE log_id = ANY(%s) ORDER BY log_id FOR UPDATE"""
+
+_LAST_OF_OTHERS: Final = """
+SELECT committed_by FROM checkpoints WHERE committed_by <> %s ORDER BY committed_at DESC LIMIT 1"""
+
+_RULE_NAMES: Final = (
+    "contract_version",
+    "attribution_window_us",
+    "allowed_lateness_us",
+    "timezone",
+)
+_READ_RULES: Final = """
+SELECT contract_version, attribution_window_us, allowed_lateness_us, timezone, commits FROM rules"""
+_ADOPT_RULES: Final[LiteralString] = """
+INSERT INTO rules (contract_version, attribution_window_us, allowed_lateness_us, timezone)
+VALUES (%s, %s, %s, %s) ON CONFLICT (only_row)"""
+_REPLACE_RULES: Final[LiteralString] = (
+    _ADOPT_RULES
+    + """ DO UPDATE SET
+    contract_version = excluded.contract_version, timezone = excluded.timezone,
+    attribution_window_us = excluded.attribution_window_us,
+    allowed_lateness_us = excluded.allowed_lateness_us, commits = rules.commits + 1"""
+)
 
 
 class StoredLog(NamedTuple):
@@ -87,6 +114,7 @@ class Store:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._connection: psycopg.Connection | None = None
+        self._commits = 0
         self.identity = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     def close(self) -> None:
@@ -109,26 +137,40 @@ class Store:
         """
         wanted = _rules_row(rules)
         with self._session() as connection, connection.transaction():
-            connection.execute(_INSERT_RULES + " ON CONFLICT DO NOTHING", wanted)
-            kept = connection.execute(_SELECT_RULES).fetchone()
-        if kept != wanted:
-            differences = ", ".join(
-                f"{name} was {old}, is {new}"
-                for name, old, new in zip(_RULE_NAMES, kept or (), wanted, strict=True)
-                if old != new
-            )
+            connection.execute(_ADOPT_RULES + " DO NOTHING", wanted)
+            # The lock waits for a commit that a killed processor may have left under way.
+            ((*kept, self._commits),) = connection.execute(_READ_RULES + " FOR SHARE")
+        differences = ", ".join(
+            f"{name.removesuffix('_us')} was {_in_words(name, old)}, is {_in_words(name, new)}"
+            for name, old, new in zip(_RULE_NAMES, kept, wanted, strict=True)
+            if old != new
+        )
+        if differences:
             raise SettingsError(
                 f"the report was made by other rules ({differences}); run with the old settings, "
                 "or make it anew with `processor replay`"
             )
 
-    def open_log(self, path: str) -> StoredLog:
-        """Return the log at `path`, with a checkpoint at offset zero if it is new."""
-        with self._session() as connection:
-            (row,) = connection.execute(_OPEN_LOG, (path, self.identity))
-        log_id, offset, watermark, rebuild_from, rebuild_watermark, ahead, names = row
-        checkpoint = Checkpoint(offset, watermark, rebuild_from, rebuild_watermark, tuple(ahead))
-        return StoredLog(log_id, checkpoint, names)
+    def open_logs(self, paths: Iterable[str]) -> dict[str, StoredLog]:
+        """Return all logs of the report by path; those at `paths` are made if they are new.
+
+        Raises:
+            CheckpointMovedError: somebody else has written to the report since `adopt`.
+
+        """
+        with self._session() as connection, connection.transaction():
+            ((*_, commits),) = connection.execute(_READ_RULES + " FOR SHARE")
+            if commits != self._commits:
+                raise CheckpointMovedError(self._who_else(connection))
+            for path in paths:
+                connection.execute(_OPEN_LOG, (path, self.identity))
+            rows = connection.execute(_READ_LOGS).fetchall()
+        return {
+            path: StoredLog(
+                log_id, Checkpoint(offset, mark, start, start_mark, tuple(ahead)), names
+            )
+            for path, log_id, offset, mark, start, start_mark, ahead, names in rows
+        }
 
     def known_paths(self) -> list[str]:
         """Return the paths of the logs that the report is made from."""
@@ -142,8 +184,8 @@ class Store:
         Log ids are never used again, so a processor that still runs finds its checkpoint gone.
         """
         with self._session() as connection, connection.transaction():
-            connection.execute("TRUNCATE checkpoints, hourly_counts, dead_letters, ledger, rules")
-            connection.execute(_INSERT_RULES, _rules_row(rules))
+            connection.execute("TRUNCATE checkpoints, hourly_counts, dead_letters, ledger")
+            connection.execute(_REPLACE_RULES, _rules_row(rules))
 
     def commit(self, commit: Commit) -> None:
         """Write one batch in one transaction.
@@ -158,6 +200,8 @@ class Store:
             cursor.executemany(_MOVE_CHECKPOINT, [self._move(log) for log in commit.logs])
             if cursor.rowcount != len(commit.logs):
                 raise CheckpointMovedError(self._who_moved(connection, commit))
+            if cursor.execute(_COUNT_COMMIT, (self._commits,)).rowcount != 1:
+                raise CheckpointMovedError(self._who_else(connection))
             if commit.increments:
                 customers, hours, *counts = zip(*commit.increments, strict=True)
                 cursor.execute(_ADD_COUNTS, [list(customers), _hours(hours), *map(list, counts)])
@@ -167,6 +211,7 @@ class Store:
                         for dead_letter in log.dead_letters:
                             copy.write_row((log.log_id, *dead_letter))
             cursor.execute(_ADD_TO_LEDGER, _ledger_columns(commit.logs))
+        self._commits += 1
 
     def reconcile(self, commit: Commit) -> bool:
         """Tell whether `commit`, sent before the connection was lost, was written.
@@ -182,6 +227,7 @@ class Store:
             found = {log_id: (offset, by) for log_id, _, offset, by, _ in rows}
             after = {log.log_id: (log.checkpoint.byte_offset, self.identity) for log in commit.logs}
             if found == after:
+                self._commits += 1
                 return True
             before = {log.log_id: log.from_offset for log in commit.logs}
             if {log_id: offset for log_id, (offset, _) in found.items()} == before:
@@ -226,32 +272,35 @@ class Store:
             if by != self.identity:
                 return (
                     f"{path}: another processor, {by.rpartition(':')[0]}, owns this log: it moved "
-                    f"the checkpoint from byte {started_from[log_id]} to {offset} at "
-                    f"{at.isoformat(timespec='seconds')}. Stop one of the two"
+                    f"the checkpoint from byte {started_from[log_id]} to {offset} at {at}. "
+                    "Stop one of the two"
                 )
+        return self._who_else(connection)
+
+    def _who_else(self, connection: psycopg.Connection) -> str:
+        if row := connection.execute(_LAST_OF_OTHERS, (self.identity,)).fetchone():
+            return (
+                f"another processor, {row[0].rpartition(':')[0]}, works on this report, and has "
+                "gone on with other logs or made it anew. Stop one of the two, and let the other "
+                "read all logs"
+            )
         return (
             "the checkpoint of a log that this processor reads is gone: the report is being made "
             "anew, or the database was put back to an earlier state. Start again to go on from it"
         )
 
 
-_RULE_NAMES: Final = ("contract_version", "attribution_window", "allowed_lateness", "timezone")
-_SELECT_RULES: Final[LiteralString] = (
-    "SELECT contract_version, attribution_window, allowed_lateness, timezone FROM rules"
-)
-_INSERT_RULES: Final[LiteralString] = (
-    "INSERT INTO rules (contract_version, attribution_window, allowed_lateness, timezone) "
-    "VALUES (%s, %s, %s, %s)"
-)
-
-
-def _rules_row(rules: Rules) -> tuple[int, timedelta, timedelta, str]:
+def _rules_row(rules: Rules) -> tuple[int, int, int, str]:
     return (
         CONTRACT_VERSION,
-        timedelta(microseconds=rules.attribution_window_us),
-        timedelta(microseconds=rules.allowed_lateness_us),
+        rules.attribution_window_us,
+        rules.allowed_lateness_us,
         rules.timezone,
     )
+
+
+def _in_words(name: str, rule: Any) -> str:
+    return str(timedelta(microseconds=rule) if name.endswith("_us") else rule)
 
 
 def _ledger_columns(logs: Sequence[LogCommit]) -> list[list[object]]:

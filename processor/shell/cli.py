@@ -14,7 +14,7 @@ import typer
 from processor.edges.database import database
 from processor.edges.reader import Reader
 from processor.edges.store import Store
-from processor.errors import ProcessorError, SettingsError
+from processor.errors import ExitCode, ProcessorError, SettingsError
 from processor.shell import generate as generator
 from processor.shell import report as rendering
 from processor.shell.daemon import Daemon, Stop
@@ -31,7 +31,7 @@ from processor.shell.options import (
 )
 from processor.shell.report import Format, TableOrJson
 from processor.shell.settings import RunSettings, run_settings
-from processor.shell.terminal import asked_to_stop, output_to, progress_bar
+from processor.shell.terminal import asked_to_stop, exit_on_sigterm, output_to, progress_bar
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -212,8 +212,8 @@ def status(
 
     For every log, `lines = applied + duplicates + ignored + dead_letters`.
     """
-    with _reader(database_url, checkpoints) as reader:
-        rendering.write_status(reader.status(), format_, sys.stdout)
+    with _reader(database_url, checkpoints) as reader, output_to() as out:
+        rendering.write_status(reader.status(), format_, out)
 
 
 @app.command("dead-letters")
@@ -237,10 +237,10 @@ def dead_letters(
 
     Reasons: `malformed` is no JSON object, `event_type` has none, `invalid` has a field outside the
     contract, `late` and `ahead` are too far from the other lines of the log in time, `too_long` is
-    longer than 1 MiB.
+    1 MiB or longer.
     """
-    with _reader(database_url, checkpoints) as reader:
-        rendering.write_dead_letters(reader.dead_letters(), format_, sys.stdout, show=show)
+    with _reader(database_url, checkpoints) as reader, output_to() as out:
+        rendering.write_dead_letters(reader.dead_letters(), format_, out, show=show)
 
 
 @app.command()
@@ -333,11 +333,15 @@ def generate(
 
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
+    exit_on_sigterm()
     try:
         app(prog_name="processor")
     except ProcessorError as error:
         print(f"processor: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"processor: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(ExitCode.FAILED)
 
 
 def _run(store: Store, settings: RunSettings, stop: Stop) -> None:

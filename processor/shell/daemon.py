@@ -110,49 +110,95 @@ class Daemon:
             self._finish_commit()
         finally:
             self._committer.shutdown()
-            for log in self._logs.values():
-                log.reader.close()
+            self._close_logs()
         self._summary.tell()
 
     def _open_logs(self) -> None:
-        """Open the logs that are there by now, and fold their working state again."""
-        there = [p for p in self._settings.logs if p not in self._logs and self._is_there(p)]
-        if not there:
+        """Open the logs that are there by now, and fold the working state of all of them again."""
+        there = [p for p in self._settings.logs if p in self._logs or self._is_there(p)]
+        if len(there) == len(self._logs):
             return
         self._commit()  # a rebuild drops the batch in hand
         if not self._finish_commit():
             return
-        stored = {path: self._store.open_log(str(path)) for path in there}
-        opened = [path for path in stored if self._open(path, stored[path])]
-        for path in opened:
-            self._rebuild(self._logs[path], stored[path].checkpoint)
+        stored = self._store.open_logs(map(str, there))
+        self._close_logs()
+        self._fold = Fold(self._settings.rules, self._settings.zone)
+        self._rebuild(
+            {
+                path: stored.pop(str(path))
+                for path in there
+                if not self._is_empty(path, stored[str(path)].checkpoint)
+            },
+            {Path(path): log for path, log in stored.items() if Path(path) not in there},
+        )
+
+    def _close_logs(self) -> None:
+        for log in self._logs.values():
+            log.reader.close()
+        self._logs = {}
 
     def _is_there(self, path: Path) -> bool:
         """Whether a log can be opened; a file that was empty when last seen must have grown."""
-        if path.exists():
-            return path not in self._waiting_for or path.stat().st_size > 0
-        if self._settings.once:
-            raise LogError(f"{path}: there is no such file. Check the path")
-        if path not in self._waiting_for:
-            self._waiting_for.add(path)
-            _log.info("%s: not there yet; waiting for it", path)
-        return False
-
-    def _open(self, path: Path, stored: StoredLog) -> bool:
-        """Open a log, unless it is empty: until its first line it holds no other log back."""
-        reader = LogReader(path, stored.checkpoint.rebuild_from)
-        if reader.size_bytes() == stored.checkpoint.byte_offset == 0:
-            reader.close()
-            self._waiting_for.add(path)
+        try:
+            size_bytes = path.stat().st_size
+        except OSError as error:
+            if self._settings.once or not isinstance(error, FileNotFoundError):
+                raise LogError(
+                    f"{path}: {error.strerror}. Check the path and its rights"
+                ) from error
+            if path not in self._waiting_for:
+                self._waiting_for.add(path)
+                _log.info("%s: not there yet; waiting for it", path)
             return False
-        state = self._fold.open(stored.log_id, stored.checkpoint, stored.names)
-        self._logs[path] = OpenLog(reader, state)
+        return size_bytes > 0 or path not in self._waiting_for
+
+    def _is_empty(self, path: Path, checkpoint: Checkpoint) -> bool:
+        """Whether a log has nothing yet; until its first line it holds no other log back."""
+        if path.stat().st_size > 0 or checkpoint.byte_offset > 0:
+            return False
+        self._waiting_for.add(path)
         return True
 
-    def _rebuild(self, log: OpenLog, checkpoint: Checkpoint) -> None:
-        """Fold the working state of a log again, committing nothing of it."""
+    def _rebuild(self, read_on: dict[Path, StoredLog], others: dict[Path, StoredLog]) -> None:
+        """Fold the working state again, committing nothing of it.
+
+        It must reach back as far as a line may that comes next in any log that is read on. A log
+        that does not reach back so far from its `rebuild_from` is folded from its beginning, and
+        `others`, which the report counts but this run does not read, are folded up to their
+        checkpoint and let go.
+        """
+        event_times = {path: self._event_time(path, log) for path, log in read_on.items()}
+        known = [time for time in event_times.values() if time is not None]
+        needed = self._settings.rules.oldest_needed(min(known)) if known else None
+        others = {path: log for path, log in others.items() if _matters(path, log, needed)}
+        for path, log in (read_on | others).items():
+            start = _reaching_back(log.checkpoint, needed)
+            starts_at = event_times.get(path) if log.checkpoint.watermark is None else None
+            state = self._fold.open(log.log_id, start, log.names, starts_at)
+            self._logs[path] = OpenLog(LogReader(path, start.rebuild_from), state)
+        for path, log in (read_on | others).items():
+            self._refold(self._logs[path], log.checkpoint)
+        for path in others:
+            self._fold.release(self._logs[path].state)
+            self._logs.pop(path).reader.close()
+
+    def _event_time(self, path: Path, log: StoredLog) -> int | None:
+        """Return how far a log has come, or where it starts while it has no watermark."""
+        if log.checkpoint.watermark is not None:
+            return log.checkpoint.watermark
+        reader = LogReader(path, 0)
+        try:
+            lines = reader.read()
+        finally:
+            reader.close()
+        return self._fold.first_instant(lines) if lines else None
+
+    def _refold(self, log: OpenLog, checkpoint: Checkpoint) -> None:
         for offset in checkpoint.ahead_offsets:
-            self._fold.recall(log.state, offset, log.reader.line_at(offset))
+            if offset < log.state.offset and not self._stop.requested:
+                self._fold.recall(log.state, offset, log.reader.line_at(offset))
+        self._fold.cut()
         while log.state.offset < checkpoint.byte_offset:
             if self._stop.requested:
                 return
@@ -171,7 +217,7 @@ class Daemon:
     def _fold_next_lines(self) -> bool:
         """Fold the next lines of the log that is furthest behind; False when none has any."""
         most = self._settings.batch_lines - self._fold.batch_lines
-        for log in sorted(self._logs.values(), key=_event_time):
+        for log in sorted(self._logs.values(), key=_furthest_behind):
             if lines := log.reader.read(most):
                 if self._fold.batch_lines == 0:
                     self._batch_started = time.monotonic()
@@ -232,7 +278,28 @@ class Daemon:
         )
 
 
-def _event_time(log: OpenLog) -> tuple[bool, int]:
+def _reaching_back(checkpoint: Checkpoint, needed: int | None) -> Checkpoint:
+    """Return where to fold a log from, so that its state is whole from the instant `needed` on."""
+    reached = checkpoint.rebuild_watermark
+    if reached is None or (needed is not None and reached < needed):
+        return checkpoint
+    return Checkpoint()
+
+
+def _matters(path: Path, log: StoredLog, needed: int | None) -> bool:
+    """Whether a log that is not read on may share visits with what is."""
+    at = log.checkpoint.watermark
+    if log.checkpoint.byte_offset == 0:
+        return False
+    if at is not None and needed is not None and at < needed:
+        return False
+    if path.is_file():
+        return True
+    _log.warning("%s: is gone; what it shares with later lines is no longer known", path)
+    return False
+
+
+def _furthest_behind(log: OpenLog) -> tuple[bool, int]:
     at = log.state.mark.at
     return (at is not None, at or 0)
 

@@ -62,8 +62,7 @@ class LogLedger(NamedTuple):
 
 def ledger(log: LogStatus) -> LogLedger:
     """Return the status of a log, with the size that its file has now."""
-    path = Path(log.path)
-    size = path.stat().st_size if path.is_file() else None
+    size = _size_bytes(Path(log.path))
 
     def by_name(wanted: str) -> dict[str, int]:
         found = ((name, lines) for (kind, name), lines in log.outcomes.items() if kind == wanted)
@@ -84,6 +83,13 @@ def ledger(log: LogStatus) -> LogLedger:
         ignored_by_name=ignored,
         dead_letters_by_reason=dead_letters,
     )
+
+
+def _size_bytes(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def write_status(logs: Iterable[LogStatus], format_: TableOrJson, out: TextIO) -> None:

@@ -17,7 +17,10 @@ _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def _duration(value: object) -> object:
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        return timedelta(seconds=float(match[1]) * _UNIT_SECONDS[match[2]])
+        try:
+            return timedelta(seconds=float(match[1]) * _UNIT_SECONDS[match[2]])
+        except OverflowError:
+            raise ValueError("is longer than there are days") from None
     return value
 
 
@@ -40,6 +43,11 @@ class RunSettings(BaseModel):
     @field_validator("logs")
     @classmethod
     def _distinct(cls, logs: tuple[Path, ...]) -> tuple[Path, ...]:
+        for log in logs:
+            try:
+                str(log).encode()
+            except UnicodeEncodeError:
+                raise ValueError("a name that is not UTF-8 cannot be kept; rename it") from None
         return tuple(dict.fromkeys(log.resolve() for log in logs))
 
     @field_validator("timezone")

@@ -55,8 +55,11 @@ def progress_bar(*, has_end: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
-def output_to(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
-    """Open what to write to. A reader that has seen enough, as `head` has, ends the process."""
+def output_to(path: Path | None = None, *, append: bool = False) -> Iterator[TextIO]:
+    """Open what to write to: a file, which appears or changes only once it is whole, or stdout.
+
+    A reader that has seen enough, as `head` has, ends the process without an error.
+    """
     if path is None:
         try:
             yield sys.stdout
@@ -64,9 +67,15 @@ def output_to(path: Path | None, *, append: bool = False) -> Iterator[TextIO]:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
+    part = path if append else path.with_name(path.name + ".part")
     try:
-        out = path.open("a" if append else "w", encoding="utf-8", newline="")
+        with part.open("a" if append else "w", encoding="utf-8", newline="") as out:
+            yield out
+        part.rename(path)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
-    with out:
-        yield out
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM unwind a command, so that it leaves nothing running behind."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))

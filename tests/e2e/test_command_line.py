@@ -80,6 +80,68 @@ def test_visits_that_span_two_logs_are_related(command, make_log, tmp_path):
     assert [log["lines"] for log in command.status()] == [2_000, 2_000]
 
 
+@pytest.fixture
+def halves(make_log, tmp_path):
+    """One log split into two, line by line, so that they share visits, users and duplicates."""
+    log = make_log(**messy(hours=3, late=0, users=20, customers=2))
+    paths = [tmp_path / "a.log", tmp_path / "b.log"]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"".join(line + b"\n" for line in lines_of(log)[number::2]))
+    return paths
+
+
+def test_logs_that_join_the_report_later_are_counted_exactly(command, halves, tmp_path):
+    """Read by one run after the other, or once more under another name: the same report."""
+    one, two = halves
+    expected = report(lines_of(one), lines_of(two))
+    command("run", "--once", one)
+    assert command.report() == report(lines_of(one))
+    command("run", "--once", two)
+    assert command.report() == expected
+    copy = tmp_path / "copy.log"
+    copy.write_bytes(one.read_bytes())
+    command("run", "--once", copy)
+    assert command.report() == expected
+    assert all(log["applied"] == 0 for log in command.status() if log["path"].endswith("copy.log"))
+    with one.open("ab") as log, two.open("rb") as more:
+        log.write(more.read())
+    command("run", "--once", one, two)
+    assert command.report() == expected
+
+
+def test_a_log_that_appears_while_another_is_followed_is_counted_exactly(command, halves):
+    """What the working state had forgotten by then is folded again."""
+    one, two = halves
+    late_comer = two.read_bytes()
+    two.unlink()
+    daemon = command.start("run", one, two)
+    wait_until(lambda: command("status", exit_code=None).stdout.count("byte_offset"))
+    wait_until(lambda: command.status()[0]["lag_bytes"] == 0, what="the end of the first log")
+    two.write_bytes(late_comer)
+    wait_until(
+        lambda: [log["lag_bytes"] for log in command.status()] == [0, 0],
+        what="the end of the second log",
+    )
+    assert command.report() == report(lines_of(one), lines_of(two))
+    daemon.terminate()
+    assert daemon.wait(5) == 0
+
+
+def test_a_daemon_takes_up_no_log_into_a_report_made_by_other_rules(command, halves):
+    """Replayed under it with other rules, the report gets nothing that was counted by the old."""
+    one, two = halves
+    late_comer = two.read_bytes()
+    two.unlink()
+    daemon = command.start("run", one, two)
+    wait_until(lambda: command("status", exit_code=None).stdout.count("byte_offset"))
+    wait_until(lambda: command.status()[0]["lag_bytes"] == 0, what="the end of the first log")
+    command("replay", one, "--attribution-window", "60s")
+    expected = command.report()
+    two.write_bytes(late_comer)
+    assert daemon.wait(20) == 3
+    assert command.report() == expected
+
+
 def test_replay_makes_the_report_anew(command, make_log):
     """From offset zero into emptied tables, with other rules if so wished."""
     log = make_log(**messy())

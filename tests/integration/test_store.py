@@ -24,7 +24,7 @@ def store(connect):
 
 @pytest.fixture
 def log(store):
-    return store.open_log("/logs/app.log")
+    return store.open_logs(["/logs/app.log"])["/logs/app.log"]
 
 
 def a_commit(log_id, start=0, end=100, dead_letters=()):
@@ -75,7 +75,7 @@ def test_a_commit_writes_counts_ledger_dead_letters_and_checkpoint(store, log, c
         (log.log_id, "ignored", "FaqClick", 2),
     ]
     assert found["dead_letters"] == [(log.log_id, 40, 12, "late", "a\tb\\n")]
-    again = store.open_log("/logs/app.log")
+    again = store.open_logs([])["/logs/app.log"]
     assert again.checkpoint == Checkpoint(100, 1_641_000_000_000_001, 0, None, (0,))
     assert again.names == ["FaqClick"]
 
@@ -103,6 +103,7 @@ def test_a_commit_sent_twice_counts_once(store, log, connect):
 def test_of_two_processors_the_second_is_told_who_was_first(store, log, connect):
     """The loser writes nothing, and its message names the winner."""
     with closing(Store(connect)) as other:
+        other.adopt(Rules())
         other.commit(a_commit(log.log_id))
         before = everything(connect)
         with pytest.raises(CheckpointMovedError, match=r"app\.log: another processor"):
@@ -112,9 +113,31 @@ def test_of_two_processors_the_second_is_told_who_was_first(store, log, connect)
             store.reconcile(a_commit(log.log_id, 0, 80))
 
 
+def test_one_processor_reads_all_logs_of_a_report(store, log, connect):
+    """Logs share visits: a second processor on another log of the report writes nothing."""
+    other_log = store.open_logs(["/logs/other.log"])["/logs/other.log"]
+    with closing(Store(connect)) as other:
+        other.adopt(Rules())
+        store.commit(a_commit(log.log_id))
+        before = everything(connect)
+        for act in (lambda: other.commit(a_commit(other_log.log_id)), lambda: other.open_logs([])):
+            with pytest.raises(CheckpointMovedError, match=store.identity.rpartition(":")[0]):
+                act()
+        assert everything(connect) == before
+
+
+def test_a_replay_is_noticed_before_a_log_is_opened(store, connect):
+    """A processor that goes by the old rules takes up no log of the new report."""
+    with closing(Store(connect)) as other:
+        other.adopt(Rules())
+        other.empty(Rules(timezone="Europe/Berlin"))
+    with pytest.raises(CheckpointMovedError, match="Start again"):
+        store.open_logs(["/logs/new.log"])
+
+
 def test_a_batch_over_two_logs_needs_both_checkpoints(store, log, connect):
     """One checkpoint that moved keeps the whole batch out."""
-    other = store.open_log("/logs/other.log")
+    other = store.open_logs(["/logs/other.log"])["/logs/other.log"]
     both = Commit((), a_commit(log.log_id).logs + a_commit(other.log_id, 5, 10).logs)
     before = everything(connect)
     with pytest.raises(CheckpointMovedError):
@@ -143,8 +166,8 @@ def test_a_batch_that_counts_nothing_moves_the_checkpoint(store, log, connect):
 
 def test_the_logs_of_the_report_are_known_by_path(store, log):
     """Opened once, a log is known; opened again, it is the same one."""
-    assert store.open_log("/logs/app.log") == log
-    store.open_log("/logs/a.log")
+    assert store.open_logs(["/logs/app.log"]) == {"/logs/app.log": log}
+    assert list(store.open_logs(["/logs/a.log"])) == ["/logs/a.log", "/logs/app.log"]
     assert store.known_paths() == ["/logs/a.log", "/logs/app.log"]
 
 
@@ -191,7 +214,8 @@ def test_reconcile_waits_for_a_commit_that_is_still_under_way(store, log, connec
 def test_a_vanished_checkpoint_is_reported_as_such(store, log, connect):
     """Emptying the tables gives logs new ids, so a stale batch finds nothing to move."""
     store.empty(Rules())
-    assert store.open_log("/logs/app.log").log_id > log.log_id
+    store.adopt(Rules())
+    assert store.open_logs(["/logs/app.log"])["/logs/app.log"].log_id > log.log_id
     before = everything(connect)
     for send in (store.commit, store.reconcile):
         with pytest.raises(CheckpointMovedError, match="Start again"):
