@@ -11,6 +11,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import NamedTuple
 
+import pytest
 from core_helpers import (
     CLICK,
     DAY,
@@ -208,6 +209,18 @@ def test_the_ledger_does_not_depend_on_batches_or_restarts(log, rng):
     assert anyhow.ledger() == at_once.ledger()
     assert anyhow.dead_letters() == at_once.dead_letters()
     assert anyhow.checkpoint()[:2] == at_once.checkpoint()[:2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(log=logs, rng=seeds, limit=st.integers(0, 5))
+def test_the_limit_of_lines_ahead_does_not_depend_on_batches_or_restarts(log, rng, limit):
+    """A rebuild refuses the lines that were refused before, and no others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("processor.core.fold.MAX_AHEAD_LINES", limit)
+        anyhow = Run(log, block_bytes=BLOCK_BYTES).anyhow(rng)
+        at_once = Run(log, block_bytes=BLOCK_BYTES).to_end()
+    assert anyhow.dead_letters() == at_once.dead_letters()
+    assert anyhow.table() == at_once.table()
 
 
 @settings(max_examples=60, deadline=None)

@@ -358,3 +358,53 @@ def test_an_empty_chunk_of_an_over_long_line_is_one_line():
     run.cut()
     assert run.dead_letters()[0][:3] == (0, 100, "too_long")
     assert run.ledger() == {("dead_letter", "too_long"): 1}
+
+
+def test_a_log_is_known_to_start_at_the_earliest_line_of_its_first_run():
+    """Of the lines that count; none, of a log that has none yet."""
+    fold = Run([]).fold
+    lines = [FAQ, b"", *beats(HOUR, 3 * HOUR), page_load(0)]
+    assert fold.first_instant(Lines(0, lines, 0)) == us(HOUR)
+    assert fold.first_instant(Lines(0, [page_load(MINUTE), page_load(0)], 0)) == us(0)
+    assert fold.first_instant(Lines(0, [FAQ, b""], 0)) is None
+
+
+def two_logs(starts_at):
+    """Return a fold whose first log has come to six hours, and the state of a log beside it."""
+    run = Run(beats(0, 6 * HOUR))
+    beside = run.fold.open(2, Checkpoint(), starts_at=starts_at)
+    run.to_end()
+    return run.fold, beside
+
+
+def test_a_log_that_starts_late_holds_the_state_from_its_start_on():
+    """Until it has a watermark; without a known start, everything is held."""
+    assert two_logs(None)[0].open_visits == 6 * 60
+    assert two_logs(us(3 * HOUR))[0].open_visits == pytest.approx(3 * 60 + 40, abs=2)
+
+
+def test_a_line_before_what_is_remembered_is_late_and_never_miscounted():
+    """A log that turns out to start earlier than it was known to."""
+    fold, beside = two_logs(us(3 * HOUR))
+    lines = [page_load(2 * HOUR), page_load(3 * HOUR), click(2 * HOUR)]
+    fold.fold(beside, Lines(0, lines, len(log_of(lines))))
+    commit = fold.cut()
+    assert commit.increments == (Increment(7, hour_of(3 * HOUR), 1, 0, 0, 0, 0),)
+    assert [(letter.byte_offset, letter.reason) for letter in commit.logs[0].dead_letters] == [
+        (0, "late"),
+        (len(log_of(lines[:2])), "late"),
+    ]
+
+
+def test_a_log_that_is_let_go_leaves_its_visits_and_holds_nothing_back():
+    """What it shared is still known to the others, as long as they may need it."""
+    first, second = [page_load(0), *beats(0, HOUR)], [click(MINUTE), *beats(0, 3 * HOUR)]
+    run = Run(first, second)
+    run.fold.fold(run.states[1], run.readers[1].read())
+    run.cut()
+    run.fold.release(run.states[1])
+    while lines := run.readers[2].read(10):
+        run.fold.fold(run.states[2], lines)
+        run.cut()
+    assert run.table() == report(first, second)
+    assert run.fold.open_visits < 2 * HOUR // MINUTE
