@@ -29,12 +29,9 @@ class LogReader:
         self._framer = Framer(offset)
         self._exhausted = (-1, -1)
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise _unreadable(path, error) from error
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-            self.close()
-            raise LogError(f"{path}: is not a plain file. Name the log itself")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -88,6 +85,24 @@ class LogReader:
         if end is None and offset + len(block) == size:
             self._exhausted = (offset, size)
         return block
+
+
+def size_of(path: Path) -> int | None:
+    """Return how many bytes a log has, None while it is not there.
+
+    Raises:
+        LogError: it is no plain file, or out of reach.
+
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise LogError(f"{path}: is not a plain file. Name the log itself")
+    return status.st_size
 
 
 def _unreadable(path: Path, error: OSError) -> LogError:

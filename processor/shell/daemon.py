@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from processor.core.fold import Fold
 from processor.core.log import LogState
 from processor.core.model import Checkpoint, Commit
-from processor.edges.source import LogReader
+from processor.edges.source import LogReader, size_of
 from processor.edges.store import ConnectionLostError, Store, StoredLog
 from processor.errors import LogError
 from processor.shell.settings import RunSettings
@@ -140,22 +140,19 @@ class Daemon:
 
     def _is_there(self, path: Path) -> bool:
         """Whether a log can be opened; a file that was empty when last seen must have grown."""
-        try:
-            size_bytes = path.stat().st_size
-        except OSError as error:
-            if self._settings.once or not isinstance(error, FileNotFoundError):
-                raise LogError(
-                    f"{path}: {error.strerror}. Check the path and its rights"
-                ) from error
-            if path not in self._waiting_for:
-                self._waiting_for.add(path)
-                _log.info("%s: not there yet; waiting for it", path)
-            return False
-        return size_bytes > 0 or path not in self._waiting_for
+        size_bytes = size_of(path)
+        if size_bytes is not None:
+            return size_bytes > 0 or path not in self._waiting_for
+        if self._settings.once:
+            raise LogError(f"{path}: there is no such file. Check the path")
+        if path not in self._waiting_for:
+            self._waiting_for.add(path)
+            _log.info("%s: not there yet; waiting for it", path)
+        return False
 
     def _is_empty(self, path: Path, checkpoint: Checkpoint) -> bool:
         """Whether a log has nothing yet; until its first line it holds no other log back."""
-        if path.stat().st_size > 0 or checkpoint.byte_offset > 0:
+        if size_of(path) or checkpoint.byte_offset > 0:
             return False
         self._waiting_for.add(path)
         return True

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from conftest import PROJECT, wait_until
 from oracle import lines_of, report
+from psycopg.conninfo import make_conninfo
 
 from processor.shell.generate import LogShape, generate
 
@@ -290,12 +291,14 @@ def test_settings_come_from_options_environment_and_file_in_this_order(command, 
     ("arguments", "exit_code", "words"),
     [
         (["run"], 2, "LOG"),
-        (["run", "--once", "nowhere.log"], 1, "nowhere.log: No such file"),
+        (["run", "--once", "nowhere.log"], 1, "nowhere.log: there is no such file"),
         (["run", "--once", "."], 1, "is not a plain file"),
         (["run", "--once", "app.log", "--batch-seconds", "0"], 2, "--batch-seconds"),
         (["run", "--once", "app.log", "--timezone", "Mars/Base"], 2, "no such time zone"),
         (["run", "--once", "app.log", "--allowed-lateness", "soon"], 2, "--allowed-lateness"),
         (["run", "--once", "app.log", "--allowed-lateness", "-1m"], 2, "--allowed-lateness"),
+        (["run", "--once", "app.log", "--allowed-lateness", "9e99d"], 2, "--allowed-lateness"),
+        (["run", "--once", "app.log", "--allowed-lateness", "9" * 20 + "d"], 2, "longer than"),
         (["report"], 1, "there is no report in this database yet"),
         (["report", "--from", "yesterday"], 2, "--from"),
         (["report", "--output", "no/such/folder"], 2, "cannot be written"),
@@ -323,6 +326,7 @@ def test_errors_say_what_is_wrong_and_end_with_their_code(
         "postgresql://me:hunter2@127.0.0.1:1/x",
         "postgresql://me:hunter2@[bad",
         "host=127.0.0.1 port=1 password=hunter2 nonsense=1",
+        "postgresql://me:not@hunter2@127.0.0.1:1/x",
     ],
 )
 def test_a_database_that_is_not_there_is_reported_without_the_password(command, make_log, url):
@@ -333,6 +337,61 @@ def test_a_database_that_is_not_there_is_reported_without_the_password(command, 
     assert process.returncode in {1, 2}
     assert "hunter2" not in output
     assert "Traceback" not in output
+
+
+def test_an_empty_url_means_the_embedded_database(embedded_command, make_log):
+    """As a variable that is set to nothing does."""
+    embedded_command.environment["PROCESSOR_DATABASE_URL"] = ""
+    embedded_command("run", "--once", make_log(events=10))
+    assert embedded_command.ledger()["lines"] == 10
+
+
+def test_a_writer_needs_no_right_to_create_tables_once_they_are_made(command, make_log):
+    """An administrator migrates, and grants what the processor writes."""
+    command("migrate")
+    url = command.environment["PROCESSOR_DATABASE_URL"]
+    with psycopg.connect(url, autocommit=True) as db:
+        role = f"writer_{os.getpid()}"
+        db.execute(f"CREATE ROLE {role} LOGIN")
+        try:
+            db.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+            db.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+            command.environment["PROCESSOR_DATABASE_URL"] = make_conninfo(url, user=role)
+            log = make_log(events=300)
+            command("run", "--once", log)
+            assert command.report() == report(lines_of(log))
+        finally:
+            db.execute(f"DROP OWNED BY {role}")
+            db.execute(f"DROP ROLE {role}")
+
+
+def test_a_report_that_fails_leaves_the_last_one_in_place(command, tmp_path):
+    """A file appears, or changes, only once it is whole."""
+    (tmp_path / "report.csv").write_text("the last one")
+    command("report", "--format", "csv", "--output", "report.csv", exit_code=1)
+    assert (tmp_path / "report.csv").read_text() == "the last one"
+
+
+def test_what_is_no_plain_file_is_no_log(command, tmp_path):
+    """A pipe would never end, and has no offsets."""
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a plain file" in command("run", "--once", "pipe", exit_code=1).stderr
+
+
+def test_a_name_that_is_not_utf_8_is_refused_in_words(command, tmp_path):
+    """The table of checkpoints could not hold it."""
+    name = os.fsdecode(b"\xff.log")
+    (tmp_path / name).write_text("")
+    assert "not UTF-8" in command("run", "--once", name, exit_code=2).stderr
+
+
+def test_a_full_disk_is_reported_in_words(command, make_log):
+    """The report cannot be written: one line that says so."""
+    command("run", "--once", make_log(events=300))
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        failed = command("report", "--format", "csv", stdout=full, exit_code=1)
+    assert "No space left" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_a_truncated_log_halts_in_words(command, make_log):
@@ -426,13 +485,15 @@ def test_generated_shares_of_trouble_are_as_asked_for(command):
     assert len(lines) - len(set(lines)) == pytest.approx(1_000 + 500 * 3 / 7, rel=0.15)
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(command):
+def test_a_reader_that_has_seen_enough_is_no_error(command, make_log):
     """`processor generate | head` ends quietly."""
-    process = command.start("generate", "--events", 200_000)
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait() == 0
+    command("run", "--once", make_log(events=20_000, malformed=0.5))
+    for arguments in (["generate", "--events", 200_000], ["dead-letters", "--format", "csv"]):
+        process = command.start(*arguments)
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
 
 
 def test_live_lines_come_at_their_rate(command):

@@ -86,6 +86,49 @@ def test_it_works_below_a_path_too_long_for_a_socket(tmp_path):
         assert answer(connect) == 42
 
 
+@pytest.mark.parametrize("name", ["a,b", "\u00fc" * 60, "with space", "'quoted'", "%40"])
+def test_it_works_below_any_name(tmp_path, name):
+    """A folder's name is not taken for a list of hosts, an option or a URL."""
+    with embedded(tmp_path / name) as connect:
+        assert answer(connect) == 42
+
+
+def test_settings_for_other_servers_do_not_lead_it_astray(checkpoints, monkeypatch):
+    """PGPORT and the like are meant for a server elsewhere."""
+    monkeypatch.setenv("PGPORT", "6000")
+    monkeypatch.setenv("PGDATA", "/nowhere")
+    with embedded(checkpoints) as connect:
+        assert answer(connect) == 42
+
+
+def test_a_cluster_of_another_user_is_refused_in_words(checkpoints):
+    """It could not be started, and its log could not say so."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    with embedded(checkpoints):
+        pass
+    os.chown(checkpoints / "postgres", 1, 1)
+    with pytest.raises(EmbeddedError, match="belongs to another user"), embedded(checkpoints):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_reported_in_words(tmp_path):
+    """As is one whose place a file has taken."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EmbeddedError, match="cannot be made"), embedded(tmp_path / "file"):
+        pass
+    (tmp_path / "folder" / "postgres.users").mkdir(parents=True)
+    with pytest.raises(EmbeddedError, match="cannot be written"), embedded(tmp_path / "folder"):
+        pass
+
+
+def test_a_cluster_that_cannot_be_made_is_reported_with_the_reason(checkpoints, monkeypatch):
+    """The first error is told, not one that follows from it."""
+    monkeypatch.setattr(module, "binaries", lambda: Path("/nowhere"))
+    with pytest.raises(EmbeddedError, match=r"initdb|setpriv"), embedded(checkpoints):
+        pass
+
+
 def test_it_comes_back_after_the_server_was_killed(checkpoints):
     """Kill -9 of the postmaster: the next connection starts it again."""
     with embedded(checkpoints) as connect:
