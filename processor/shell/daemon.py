@@ -160,14 +160,15 @@ class Daemon:
     def _rebuild(self, read_on: dict[Path, StoredLog], others: dict[Path, StoredLog]) -> None:
         """Fold the working state again, committing nothing of it.
 
-        It must reach back as far as a line may that comes next in any log that is read on. A log
-        that does not reach back so far from its `rebuild_from` is folded from its beginning, and
-        `others`, which the report counts but this run does not read, are folded up to their
-        checkpoint and let go.
+        It must reach back as far as a line may that comes next in any log that is read on, and to
+        the beginning if that is not known. A log that does not reach back so far from its
+        `rebuild_from` is folded from its beginning, and `others`, which the report counts but this
+        run does not read, are folded up to their checkpoint and let go.
         """
         event_times = {path: self._event_time(path, log) for path, log in read_on.items()}
-        known = [time for time in event_times.values() if time is not None]
-        needed = self._settings.rules.oldest_needed(min(known)) if known else None
+        times = [time for time in event_times.values() if time is not None]
+        all_known = times and len(times) == len(event_times)
+        needed = self._settings.rules.oldest_needed(min(times)) if all_known else None
         others = {path: log for path, log in others.items() if _matters(path, log, needed)}
         for path, log in (read_on | others).items():
             start = _reaching_back(log.checkpoint, needed)

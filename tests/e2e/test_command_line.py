@@ -118,6 +118,8 @@ def test_a_log_that_appears_while_another_is_followed_is_counted_exactly(command
     daemon = command.start("run", one, two)
     wait_until(lambda: command("status", exit_code=None).stdout.count("byte_offset"))
     wait_until(lambda: command.status()[0]["lag_bytes"] == 0, what="the end of the first log")
+    two.write_bytes(late_comer[:30])  # not a line yet, so nothing tells where it starts
+    wait_until(lambda: len(command.status()) == 2, what="the second log")
     two.write_bytes(late_comer)
     wait_until(
         lambda: [log["lag_bytes"] for log in command.status()] == [0, 0],
