@@ -159,11 +159,12 @@ class Store:
 
         """
         with self._session() as connection, connection.transaction():
+            # Checkpoints before rules, as in a commit, so that the two cannot deadlock.
+            for path in paths:
+                connection.execute(_OPEN_LOG, (path, self.identity))
             ((*_, commits),) = connection.execute(_READ_RULES + " FOR SHARE")
             if commits != self._commits:
                 raise CheckpointMovedError(self._who_else(connection))
-            for path in paths:
-                connection.execute(_OPEN_LOG, (path, self.identity))
             rows = connection.execute(_READ_LOGS).fetchall()
         return {
             path: StoredLog(
@@ -281,8 +282,7 @@ class Store:
         if row := connection.execute(_LAST_OF_OTHERS, (self.identity,)).fetchone():
             return (
                 f"another processor, {row[0].rpartition(':')[0]}, works on this report, and has "
-                "gone on with other logs or made it anew. Stop one of the two, and let the other "
-                "read all logs"
+                "committed to it meanwhile. Stop one of the two, and let the other read all logs"
             )
         return (
             "the checkpoint of a log that this processor reads is gone: the report is being made "
