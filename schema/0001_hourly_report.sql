@@ -72,7 +72,7 @@ COMMENT ON COLUMN checkpoints.watermark IS
 COMMENT ON COLUMN checkpoints.rebuild_from IS
     'No line before this offset contributes to the working state, save those at ahead_offsets.';
 COMMENT ON COLUMN checkpoints.ahead_offsets IS
-    'Lines before rebuild_from that fired ahead of the watermark, so that event time has yet to come to them.';
+    'Lines that fired ahead of the watermark, so that event time has yet to come to them.';
 COMMENT ON COLUMN checkpoints.committed_by IS
     'The processor that committed last: host, process id, and a token of that run.';
 

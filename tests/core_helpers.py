@@ -126,7 +126,8 @@ class Run:
 
     def _rebuild(self, state, reader, checkpoint):
         for offset in checkpoint.ahead_offsets:
-            self.fold.recall(state, offset, reader.line_at(offset))
+            if offset < state.offset:
+                self.fold.recall(state, offset, reader.line_at(offset))
         while state.offset < checkpoint.byte_offset:
             self.fold.fold(state, reader.read(end=checkpoint.byte_offset))
             self.fold.cut()

@@ -93,9 +93,13 @@ class Fold:
         del self._logs[log.log_id]
 
     def first_instant(self, chunk: Lines) -> int | None:
-        """Return the earliest instant of a log's first run, given its first lines."""
+        """Return the earliest instant of a log's first run; None while the run is not complete.
+
+        Before that, the next line may be earlier still.
+        """
         events = (event for event in self._decode(chunk.lines) if isinstance(event, tuple))
-        return min((event[-1] for event in islice(events, RUN_LINES)), default=None)
+        run = [event[-1] for event in islice(events, RUN_LINES)]
+        return min(run) if len(run) == RUN_LINES else None
 
     def recall(self, log: LogState, offset: int, line: bytes) -> None:
         """Fold in again a line that starts at one of the `ahead_offsets` of the checkpoint."""

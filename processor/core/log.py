@@ -123,8 +123,14 @@ class LogState:
                 "Please report this with the version"
             )
         rebuild_from, rebuild_watermark = self.markers[0]
-        ahead = tuple(sorted(offset for _, offset in self.ahead if offset < rebuild_from))
-        checkpoint = Checkpoint(self.offset, self.mark.at, rebuild_from, rebuild_watermark, ahead)
+        ahead = sorted(
+            offset
+            for fired_at, offset in self.ahead
+            if offset < rebuild_from or self.mark.at is None or fired_at > self.mark.at
+        )
+        checkpoint = Checkpoint(
+            self.offset, self.mark.at, rebuild_from, rebuild_watermark, tuple(ahead)
+        )
         return LogCommit(
             self.log_id,
             self.from_offset,

@@ -41,7 +41,8 @@ class Checkpoint(NamedTuple):
     """How much of a log is folded in, and from where its working state can be folded again.
 
     No line before `rebuild_from` contributes to live state, save those that start at
-    `ahead_offsets`. `rebuild_watermark` is the watermark at `rebuild_from`.
+    `ahead_offsets`; all lines that are ahead of the watermark are among these. `rebuild_watermark`
+    is the watermark at `rebuild_from`.
     """
 
     byte_offset: int = 0

@@ -227,13 +227,12 @@ class Store:
             rows = connection.execute(_LOCK_CHECKPOINTS, (ids,)).fetchall()
             found = {log_id: (offset, by) for log_id, _, offset, by, _ in rows}
             after = {log.log_id: (log.checkpoint.byte_offset, self.identity) for log in commit.logs}
-            if found == after:
-                self._commits += 1
-                return True
             before = {log.log_id: log.from_offset for log in commit.logs}
-            if {log_id: offset for log_id, (offset, _) in found.items()} == before:
-                return False
-            raise CheckpointMovedError(self._who_moved(connection, commit))
+            written = found == after
+            if not written and {log_id: at for log_id, (at, _) in found.items()} != before:
+                raise CheckpointMovedError(self._who_moved(connection, commit))
+        self._commits += written
+        return written
 
     @contextmanager
     def _session(self) -> Iterator[psycopg.Connection]:

@@ -109,6 +109,7 @@ class Daemon:
             self._commit()
             self._finish_commit()
         finally:
+            self._stop.requested = True  # nothing is tried again for a run that ends
             self._committer.shutdown()
             self._close_logs()
         self._summary.tell()
@@ -289,7 +290,7 @@ def _matters(path: Path, log: StoredLog, needed: int | None) -> bool:
     at = log.checkpoint.watermark
     if log.checkpoint.byte_offset == 0:
         return False
-    if at is not None and needed is not None and at < needed:
+    if at is not None and needed is not None and at < needed and not log.checkpoint.ahead_offsets:
         return False
     if path.is_file():
         return True

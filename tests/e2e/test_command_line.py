@@ -130,6 +130,41 @@ def test_a_log_that_appears_while_another_is_followed_is_counted_exactly(command
     assert daemon.wait(5) == 0
 
 
+@pytest.mark.parametrize("first", ["01/01/2023, 12:00:00", "01/01/2022, 09:30:00"])
+def test_a_first_line_that_is_later_than_the_next_ones_does_not_make_them_late(
+    command, make_log, tmp_path, first
+):
+    """Followed line by line, a log is folded as it is in one go."""
+    lines = lines_of(make_log("all.log", events=600, hours=9))
+    wild = lines[0].replace(b"01\\/01\\/2022, 00:00:00", first.encode())
+    log = tmp_path / "app.log"
+    log.write_bytes(wild + b"\n")
+    daemon = command.start("run", log)
+    wait_until(lambda: command("status", exit_code=None).stdout.count("byte_offset"))
+    wait_until(lambda: command.status()[0]["lag_bytes"] == 0, what="the first line")
+    with log.open("ab") as more:
+        more.write(b"".join(line + b"\n" for line in lines))
+    wait_until(lambda: command.status()[0]["lag_bytes"] == 0, what="the others")
+    assert command.report() == report([wild, *lines])
+    assert "late" not in command.ledger()["dead_letters_by_reason"]
+    daemon.terminate()
+    assert daemon.wait(5) == 0
+
+
+def test_lines_ahead_of_a_log_that_is_left_out_are_still_known(command, make_log, tmp_path):
+    """A log whose last lines were a day ahead of its watermark, and come again in another log."""
+    one, two = tmp_path / "a.log", tmp_path / "b.log"
+    today = lines_of(make_log("all.log", events=400, hours=2))
+    tomorrow = [line.replace(b"01\\/01\\/2022", b"01\\/02\\/2022") for line in today]
+    one.write_bytes(b"\n".join([*today[200:], *tomorrow[:200], b""]))
+    two.write_bytes(b"\n".join([*today[:200], *tomorrow[200:205], b""]))
+    command("run", "--once", one, two)
+    with one.open("ab") as log:
+        log.write(b"\n".join([*tomorrow[200:300], b""]))
+    command("run", "--once", one)
+    assert command.report() == report(lines_of(one), lines_of(two))
+
+
 def test_a_daemon_takes_up_no_log_into_a_report_made_by_other_rules(command, halves):
     """Replayed under it with other rules, the report gets nothing that was counted by the old."""
     one, two = halves

@@ -1,7 +1,7 @@
 """The store on a real PostgreSQL: all of a commit or nothing of it, once."""
 
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
@@ -192,6 +192,29 @@ def test_a_batch_that_was_not_written_is_told_from_one_that_was(store, log, conn
         store.reconcile(commit)
     assert store.reconcile(commit) is True
     assert everything(connect)["checkpoints"][0][2] == 100
+
+
+def test_a_reconcile_that_is_cut_off_may_be_asked_again(store, log, connect):
+    """The connection is lost once more while the answer is on its way."""
+    commit = a_commit(log.log_id)
+    store.commit(commit)
+    store._commits -= 1  # noqa: SLF001 - as if the answer of the commit had been lost
+    transaction = psycopg.Connection.transaction
+
+    @contextmanager
+    def cut_before_its_commit(connection):
+        with transaction(connection):
+            yield
+            with connect() as other:
+                pid = connection.info.backend_pid
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Connection, "transaction", cut_before_its_commit)
+        with pytest.raises(ConnectionLostError):
+            store.reconcile(commit)
+    assert store.reconcile(commit) is True
+    store.commit(a_commit(log.log_id, 100, 200))
 
 
 def test_reconcile_waits_for_a_commit_that_is_still_under_way(store, log, connect):

@@ -361,11 +361,12 @@ def test_an_empty_chunk_of_an_over_long_line_is_one_line():
 
 
 def test_a_log_is_known_to_start_at_the_earliest_line_of_its_first_run():
-    """Of the lines that count; none, of a log that has none yet."""
+    """Of the lines that count; not known before there are as many as make a run."""
     fold = Run([]).fold
     lines = [FAQ, b"", *beats(HOUR, 3 * HOUR), page_load(0)]
     assert fold.first_instant(Lines(0, lines, 0)) == us(HOUR)
-    assert fold.first_instant(Lines(0, [page_load(MINUTE), page_load(0)], 0)) == us(0)
+    assert fold.first_instant(Lines(0, [*beats(MINUTE, HOUR), page_load(0)], 0)) == us(MINUTE)
+    assert fold.first_instant(Lines(0, [page_load(MINUTE)] * (RUN_LINES - 1), 0)) is None
     assert fold.first_instant(Lines(0, [FAQ, b""], 0)) is None
 
 
