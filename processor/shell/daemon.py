@@ -79,11 +79,6 @@ class Daemon:
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._committing: Future[bool] | None = None
 
-    @property
-    def open_visits(self) -> int:
-        """How many visits the working state holds."""
-        return self._fold.open_visits
-
     def run(self) -> None:
         """Run until done.
 

@@ -81,6 +81,14 @@ def test_visits_that_span_two_logs_are_related(command, make_log, tmp_path):
     assert [log["lines"] for log in command.status()] == [2_000, 2_000]
 
 
+def following(command, *logs):
+    """Start a daemon on logs, and wait until it has come to the end of the first."""
+    daemon = command.start("run", *logs)
+    wait_until(lambda: command("status", exit_code=None).stdout.count("byte_offset"))
+    wait_until(lambda: command.status()[0]["lag_bytes"] == 0, what="the end of the first log")
+    return daemon
+
+
 @pytest.fixture
 def halves(make_log, tmp_path):
     """One log split into two, line by line, so that they share visits, users and duplicates."""
@@ -115,9 +123,7 @@ def test_a_log_that_appears_while_another_is_followed_is_counted_exactly(command
     one, two = halves
     late_comer = two.read_bytes()
     two.unlink()
-    daemon = command.start("run", one, two)
-    wait_until(lambda: command("status", exit_code=None).stdout.count("byte_offset"))
-    wait_until(lambda: command.status()[0]["lag_bytes"] == 0, what="the end of the first log")
+    daemon = following(command, one, two)
     two.write_bytes(late_comer[:30])  # not a line yet, so nothing tells where it starts
     wait_until(lambda: len(command.status()) == 2, what="the second log")
     two.write_bytes(late_comer)
@@ -139,9 +145,7 @@ def test_a_first_line_that_is_later_than_the_next_ones_does_not_make_them_late(
     wild = lines[0].replace(b"01\\/01\\/2022, 00:00:00", first.encode())
     log = tmp_path / "app.log"
     log.write_bytes(wild + b"\n")
-    daemon = command.start("run", log)
-    wait_until(lambda: command("status", exit_code=None).stdout.count("byte_offset"))
-    wait_until(lambda: command.status()[0]["lag_bytes"] == 0, what="the first line")
+    daemon = following(command, log)
     with log.open("ab") as more:
         more.write(b"".join(line + b"\n" for line in lines))
     wait_until(lambda: command.status()[0]["lag_bytes"] == 0, what="the others")
@@ -170,9 +174,7 @@ def test_a_daemon_takes_up_no_log_into_a_report_made_by_other_rules(command, hal
     one, two = halves
     late_comer = two.read_bytes()
     two.unlink()
-    daemon = command.start("run", one, two)
-    wait_until(lambda: command("status", exit_code=None).stdout.count("byte_offset"))
-    wait_until(lambda: command.status()[0]["lag_bytes"] == 0, what="the end of the first log")
+    daemon = following(command, one, two)
     command("replay", one, "--attribution-window", "60s")
     expected = command.report()
     two.write_bytes(late_comer)
