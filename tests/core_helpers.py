@@ -3,12 +3,15 @@
 import json
 from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 
-from processor.core.contract import CLICK, PAGE_LOAD
+from processor.core.contract import CLICK, PAGE_LOAD, Event, Ignored, judge
+from processor.core.decode import Decoded, Decoder
 from processor.core.fold import Fold
-from processor.core.framing import BLOCK_BYTES, Framer, Offsets
+from processor.core.framing import BLOCK_BYTES, Framer
 from processor.core.log import LogState
-from processor.core.model import Checkpoint, Rules
+from processor.core.model import Checkpoint, Chunk, Rules
+from processor.core.visits import Visits
 
 MINUTE, HOUR, DAY, YEAR = 60, 3_600, 86_400, 365 * 86_400
 """In seconds, as all times in here are: seconds since `START`."""
@@ -67,6 +70,37 @@ def log_of(lines):
     return b"".join(line + b"\n" for line in lines)
 
 
+def chunk_of(lines, offset=0):
+    """Return lines as a chunk of a log."""
+    data = log_of(lines)
+    return Chunk(offset, data, len(lines), offset + len(data))
+
+
+def judged(chunk, zone=UTC):
+    """Return what the lines of a chunk are, decided by the model, line by line."""
+    decoded, offset = Decoded([], [], [], [], [], [], {}, []), chunk.offset
+    for number, line in enumerate(chunk.data.split(b"\n")[:-1]):
+        verdict = judge(line, zone)
+        if isinstance(verdict, Event):
+            is_click, event_id, customer, user, instant = verdict
+            if is_click:
+                decoded.clicks.append(len(decoded.visits))
+                decoded.users.append(user)
+            decoded.visits.append(f"{customer} {user} {event_id}")
+            decoded.customers.append(customer)
+            decoded.instants.append(instant)
+        else:
+            decoded.no_events.append(number)
+            if isinstance(verdict, Ignored):
+                name = verdict.event_type
+                decoded.ignored[name] = decoded.ignored.get(name, 0) + 1
+            else:
+                refusal = offset, len(line), verdict.reason, verdict.detail
+                decoded.refused.append(refusal)
+        offset += len(line) + 1
+    return decoded
+
+
 class MemoryLog:
     """Reads a log that is held in memory, as the source reads files; `visible` is its length."""
 
@@ -77,11 +111,11 @@ class MemoryLog:
 
     def read(self, most=ALL_LINES, end=None):
         """Return up to `most` lines that follow the last ones, None when no line is complete."""
-        if lines := self.framer.take(most):
-            return lines
+        if chunk := self.framer.take(most):
+            return chunk
         while block := self._next_block(self.visible if end is None else end):
-            if lines := self.framer.feed(block) or self.framer.take(most):
-                return lines
+            if chunk := self.framer.feed(block) or self.framer.take(most):
+                return chunk
             if len(block) < self.framer.block_bytes:
                 break
         return None
@@ -92,15 +126,18 @@ class MemoryLog:
 
     def line_at(self, offset):
         """Return the line that starts at `offset`, without moving on."""
-        return MemoryLog(self.data, offset, self.framer.block_bytes).read(1).lines[0]
+        return MemoryLog(self.data, offset, self.framer.block_bytes).read(1)
 
 
 def pieces(chunk):
     """Return [(offset, line)] of a chunk; the line is None where it is too long."""
-    if not chunk.lines:
+    if not chunk.data:
+        assert chunk.lines == 1
         return [(chunk.offset, None)]
-    offsets = Offsets(chunk)
-    return [(offsets.of(index), line) for index, line in enumerate(chunk.lines)]
+    *lines, tail = chunk.data.split(b"\n")
+    assert (len(lines), tail) == (chunk.lines, b"")
+    offsets = accumulate((len(line) + 1 for line in lines), initial=chunk.offset)
+    return list(zip(offsets, lines, strict=False))
 
 
 class Run:
@@ -115,7 +152,7 @@ class Run:
     def restart(self, commits):
         """Lose the memory, and all but the first `commits` commits; fold the state again."""
         del self.commits[commits:]
-        self.fold = Fold(self.rules, self.zone)
+        self.fold, self.decode = Fold(self.rules), Decoder(self.zone).decode
         self.states = {i: self.fold.open(i, self.checkpoint(i), self.names(i)) for i in self.logs}
         self.readers = {
             log_id: MemoryLog(data, self.states[log_id].offset, self.block_bytes)
@@ -127,9 +164,9 @@ class Run:
     def _rebuild(self, state, reader, checkpoint):
         for offset in checkpoint.ahead_offsets:
             if offset < state.offset:
-                self.fold.recall(state, offset, reader.line_at(offset))
+                self.fold.recall(state, offset, self.decode(reader.line_at(offset)))
         while state.offset < checkpoint.byte_offset:
-            self.fold.fold(state, reader.read(end=checkpoint.byte_offset))
+            self.take_in(state, reader.read(end=checkpoint.byte_offset))
             self.fold.cut()
         assert (state.offset, state.mark.at) == (checkpoint.byte_offset, checkpoint.watermark)
 
@@ -148,10 +185,14 @@ class Run:
     def read(self, most=ALL_LINES):
         """Fold the next lines of the log that is furthest behind; False when none has any."""
         for log_id in sorted(self.logs, key=lambda i: self._event_time(self.states[i])):
-            if lines := self.readers[log_id].read(most):
-                self.fold.fold(self.states[log_id], lines)
+            if chunk := self.readers[log_id].read(most):
+                self.take_in(self.states[log_id], chunk)
                 return True
         return False
+
+    def take_in(self, state, chunk):
+        """Fold a chunk of a log."""
+        self.fold.fold(state, chunk, self.decode(chunk))
 
     def _event_time(self, state):
         return state.mark.at is not None, state.mark.at or 0
@@ -201,7 +242,7 @@ class Run:
 
 def items_held(value):
     """Return how many items a working state holds, in all its collections together."""
-    if isinstance(value, Fold | LogState):
+    if isinstance(value, Fold | LogState | Visits):
         return sum(map(items_held, vars(value).values()))
     if isinstance(value, dict):
         return sum(1 + items_held(item) for item in value.values())

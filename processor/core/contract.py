@@ -1,17 +1,16 @@
 """The event contract: a line to an event, or to the reason why it does not count.
 
-The model below is the contract. The hot path (`Decoder.decode`) checks the same with plain type
-tests; what it does not accept, `judge` puts before the model and explains. Both agree on every
-line (property-tested). `ip`, `email` and all other fields are never looked at, and no reason or
-detail repeats a value that was read.
+The model below is the contract, and `judge` applies it to a line. The hot path (`decode`) checks
+the same with plain type tests; both agree on every line (property-tested). `ip`, `email` and all
+other fields are never looked at, and no reason or detail repeats a value that was read.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import orjson
 from pydantic import (
@@ -129,9 +128,14 @@ class EventModel(BaseModel):
     event_type: Literal["ReferralPageLoad", "ReferralRecommendClick"]
 
 
-Event = tuple[bool, str, int, int, int]
-"""(is a click, event_id, customer_id, user_id, fired_at in microseconds): a plain tuple, because
-one is made for each line."""
+class Event(NamedTuple):
+    """A line that counts. `fired_at` is in microseconds since the epoch."""
+
+    is_click: bool
+    event_id: str
+    customer_id: int
+    user_id: int
+    fired_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,70 +164,6 @@ def _ignored(event_type: str) -> Ignored:
     return Ignored(event_type if _NAME.fullmatch(event_type) else OTHER_NAMES)
 
 
-class _Clock(dict[str, int]):
-    """`parse_fired_at` that parses each distinct text once: a log repeats its seconds."""
-
-    _MOST: Final = 100_000
-
-    def __init__(self, zone: tzinfo) -> None:
-        self._zone = zone
-
-    def __missing__(self, text: str) -> int:
-        if len(self) >= self._MOST:
-            self.clear()
-        fired_at = self[text] = parse_fired_at(text, self._zone)
-        return fired_at
-
-
-class Decoder:
-    """Decodes lines by the contract, reading times without an offset in `zone`."""
-
-    def __init__(self, zone: tzinfo = UTC) -> None:
-        self._zone = zone
-        self._clock = _Clock(zone)
-
-    def decode(self, lines: Iterable[bytes]) -> list[Event | Ignored | Refused]:
-        """Return what each line is. Never raises, whatever the bytes.
-
-        One loop without calls, since it runs for each line there is. orjson returns no integer
-        below 64 bits, so only their upper bound is checked.
-        """
-        loads, clock, page_load, click = orjson.loads, self._clock, PAGE_LOAD, CLICK
-        most, most_chars = INT64_MAX, MAX_EVENT_ID_CHARS
-        decoded: list[Event | Ignored | Refused] = []
-        add = decoded.append
-        for line in lines:
-            try:
-                fields = loads(line)
-                event_type = fields["event_type"]
-                if event_type == page_load:
-                    is_click = False
-                elif event_type == click:
-                    is_click = True
-                else:
-                    add(_uncounted(event_type))
-                    continue
-                event_id = fields["event_id"]
-                customer_id = fields["customer_id"]
-                user_id = fields["user_id"]
-                fired_at = clock[fields["fired_at"]]
-            except (ValueError, LookupError, TypeError):
-                add(judge(line, self._zone))
-                continue
-            if (
-                type(event_id) is str
-                and 0 < len(event_id) <= most_chars
-                and type(customer_id) is int
-                and customer_id <= most
-                and type(user_id) is int
-                and user_id <= most
-            ):
-                add((is_click, event_id, customer_id, user_id, fired_at))
-            else:
-                add(judge(line, self._zone))
-        return decoded
-
-
 def judge(line: bytes, zone: tzinfo = UTC) -> Event | Ignored | Refused:
     """Return what `line` is by the model, with a detail that names the field. Never raises.
 
@@ -236,16 +176,17 @@ def judge(line: bytes, zone: tzinfo = UTC) -> Event | Ignored | Refused:
     if not isinstance(fields, dict):
         return Refused("malformed", "not a JSON object")
     if fields.get("event_type") not in (PAGE_LOAD, CLICK):
-        return _uncounted(fields.get("event_type"))
+        return uncounted(fields.get("event_type"))
     try:
         event = EventModel.model_validate(fields, context={"zone": zone})
     except ValidationError as error:
         return Refused("invalid", "; ".join(map(_explain, error.errors(include_input=False))))
     is_click = event.event_type == CLICK
-    return is_click, event.event_id, event.customer_id, event.user_id, event.fired_at
+    return Event(is_click, event.event_id, event.customer_id, event.user_id, event.fired_at)
 
 
-def _uncounted(event_type: object) -> Ignored | Refused:
+def uncounted(event_type: object) -> Ignored | Refused:
+    """Return what a line is by an event type that does not count."""
     if event_type is None or event_type in ("", EMPTY_VALUE):
         return _NO_EVENT_TYPE
     if not isinstance(event_type, str):

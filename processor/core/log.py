@@ -12,9 +12,9 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Final
 
-from processor.core.contract import OTHER_NAMES, Refused
-from processor.core.framing import Offsets
-from processor.core.model import MINUTE_US, Checkpoint, DeadLetter, Lines, LogCommit
+from processor.core.contract import OTHER_NAMES
+from processor.core.decode import Decoded
+from processor.core.model import MINUTE_US, Checkpoint, DeadLetter, LogCommit
 from processor.core.watermark import Watermark
 from processor.errors import LedgerError
 
@@ -71,19 +71,14 @@ class LogState:
             self.names.add(event_type)
         return event_type
 
-    def set_aside(
-        self,
-        chunk: Lines,
-        offsets: Offsets,
-        ignored: Iterable[str],
-        refused: Iterable[tuple[int, Refused]],
-    ) -> None:
-        """Account for the lines of a chunk that do not count."""
-        for event_type, lines in Counter(ignored).items():
+    def account(self, decoded: Decoded, applied: int, duplicates: int) -> None:
+        """Account for the lines of a chunk, save for events that were refused."""
+        self.outcomes[APPLIED] += applied
+        self.outcomes[DUPLICATE] += duplicates
+        for event_type, lines in decoded.ignored.items():
             self.outcomes["ignored", self.name_of(event_type)] += lines
-        for index, why in refused:
-            length = len(chunk.lines[index])
-            self.bury(DeadLetter(offsets.of(index), length, why.reason, why.detail))
+        for refusal in decoded.refused:
+            self.bury(DeadLetter(*refusal))
 
     def bury(self, dead_letter: DeadLetter) -> None:
         """Account for a line as a dead letter."""
@@ -137,5 +132,5 @@ class LogState:
             checkpoint,
             self.lines,
             self.outcomes,
-            tuple(self.dead_letters),
+            tuple(sorted(self.dead_letters)),
         )

@@ -26,14 +26,16 @@ class Rules:
         return min(open_from - self.attribution_window_us, open_from // HOUR_US * HOUR_US)
 
 
-class Lines(NamedTuple):
-    """Complete lines that follow each other in a log, without their newlines.
+class Chunk(NamedTuple):
+    """Complete lines that follow each other in a log, as bytes, each with its newline.
 
-    `end` is the offset behind the last newline, so `end - offset` bytes are accounted for.
+    They start at `offset` and end before `end`. A line that is too long to be decoded is a chunk
+    of its own, without `data`.
     """
 
     offset: int
-    lines: list[bytes]
+    data: bytes
+    lines: int
     end: int
 
 

@@ -43,3 +43,14 @@ def advance(mark: Watermark, fired_at: int, allowed_lateness: int) -> Watermark:
     if len(run) < RUN_LINES:
         return Watermark(mark.at, run)
     return Watermark(median_low(run) if mark.at is None else min(run))
+
+
+def advance_all(mark: Watermark, first: int, last: int, allowed_lateness: int) -> Watermark | None:
+    """Return the watermark after lines that fired between `first` and `last`, in whatever order.
+
+    None when the order matters, because one of them may be late or far ahead.
+    """
+    if mark.at is None or mark.run or last > mark.at + allowed_lateness:
+        return None
+    at = max(mark.at, last)
+    return Watermark(at) if first >= at - allowed_lateness else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from processor.core.framing import Framer
-from processor.core.model import Lines
+from processor.core.model import Chunk
 from processor.errors import LogError
 
 ALL_LINES: Final = 1 << 62
@@ -41,26 +41,27 @@ class LogReader:
         """Return how long the file is now."""
         return os.fstat(self._fd).st_size
 
-    def read(self, most: int = ALL_LINES, end: int | None = None) -> Lines | None:
+    def read(self, most: int = ALL_LINES, end: int | None = None) -> Chunk | None:
         """Return up to `most` lines that follow the last ones, None when no line is complete.
 
         With `end`, no byte from that offset on is looked at.
         """
-        if lines := self._framer.take(most):
-            return lines
+        if chunk := self._framer.take(most):
+            return chunk
         while block := self._next_block(end):
-            if lines := self._framer.feed(block) or self._framer.take(most):
-                return lines
+            if chunk := self._framer.feed(block) or self._framer.take(most):
+                return chunk
             if len(block) < self._framer.block_bytes:
                 break
         return None
 
-    def line_at(self, offset: int) -> bytes:
+    def line_at(self, offset: int) -> Chunk:
         """Return the line that starts at `offset`, without moving on."""
         line = self.bytes_at(offset, _SHORT_LINE_BYTES)
         if b"\n" not in line:
             line = self.bytes_at(offset, self._framer.block_bytes)
-        return line.partition(b"\n")[0]
+        line = line[: line.find(b"\n") + 1]
+        return Chunk(offset, line, 1, offset + len(line))
 
     def bytes_at(self, offset: int, most: int) -> bytes:
         """Return up to `most` bytes from `offset` on, without moving on."""

@@ -14,7 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from processor.core.fold import Fold
+from processor.core.decode import Decoder
+from processor.core.fold import Fold, first_instant
 from processor.core.log import LogState
 from processor.core.model import Checkpoint, Commit
 from processor.edges.source import LogReader, size_of
@@ -71,7 +72,8 @@ class Daemon:
         self._settings = settings
         self._stop = stop
         self._progress = progress
-        self._fold = Fold(settings.rules, settings.zone)
+        self._fold = Fold(settings.rules)
+        self._decode = Decoder(settings.zone).decode
         self._logs: dict[Path, OpenLog] = {}
         self._waiting_for: set[Path] = set()
         self._batch_started = 0.0
@@ -119,7 +121,7 @@ class Daemon:
             return
         stored = self._store.open_logs(map(str, there))
         self._close_logs()
-        self._fold = Fold(self._settings.rules, self._settings.zone)
+        self._fold = Fold(self._settings.rules)
         self._rebuild(
             {
                 path: stored.pop(str(path))
@@ -183,23 +185,24 @@ class Daemon:
             return log.checkpoint.watermark
         reader = LogReader(path, 0)
         try:
-            lines = reader.read()
+            chunk = reader.read()
         finally:
             reader.close()
-        return self._fold.first_instant(lines) if lines else None
+        return first_instant(self._decode(chunk)) if chunk else None
 
     def _refold(self, log: OpenLog, checkpoint: Checkpoint) -> None:
         for offset in checkpoint.ahead_offsets:
             if offset < log.state.offset and not self._stop.requested:
-                self._fold.recall(log.state, offset, log.reader.line_at(offset))
+                line = self._decode(log.reader.line_at(offset))
+                self._fold.recall(log.state, offset, line)
         self._fold.cut()
         while log.state.offset < checkpoint.byte_offset:
             if self._stop.requested:
                 return
-            lines = log.reader.read(end=checkpoint.byte_offset)
-            if lines is None:
+            chunk = log.reader.read(end=checkpoint.byte_offset)
+            if chunk is None:
                 break
-            self._fold.fold(log.state, lines)
+            self._fold.fold(log.state, chunk, self._decode(chunk))
             self._fold.cut()
         if (log.state.offset, log.state.mark.at) != (checkpoint.byte_offset, checkpoint.watermark):
             raise LogError(
@@ -212,10 +215,10 @@ class Daemon:
         """Fold the next lines of the log that is furthest behind; False when none has any."""
         most = self._settings.batch_lines - self._fold.batch_lines
         for log in sorted(self._logs.values(), key=_furthest_behind):
-            if lines := log.reader.read(most):
+            if chunk := log.reader.read(most):
                 if self._fold.batch_lines == 0:
                     self._batch_started = time.monotonic()
-                self._fold.fold(log.state, lines)
+                self._fold.fold(log.state, chunk, self._decode(chunk))
                 self._tell_progress()
                 return True
         return False

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from oracle import ISO_HOUR, lines_of, report
 
+from processor.core.decode import Decoder
 from processor.core.fold import Fold
 from processor.core.framing import Framer
 from processor.core.model import Checkpoint, Rules
@@ -56,13 +57,13 @@ def test_small_batches_add_up_to_the_same(log, expected, batch_lines):
 
 def commits(log, batch_lines):
     """Yield what the fold commits of a file, batch by batch."""
-    fold, framer = Fold(Rules(), UTC), Framer(0)
+    fold, framer, decoder = Fold(Rules()), Framer(0), Decoder()
     state = fold.open(1, Checkpoint())
     with log.open("rb") as file:
         while block := _read(file, framer):
             framer.feed(block)
-            while lines := framer.take(batch_lines):
-                fold.fold(state, lines)
+            while chunk := framer.take(batch_lines):
+                fold.fold(state, chunk, decoder.decode(chunk))
                 yield fold.cut()
 
 

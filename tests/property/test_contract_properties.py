@@ -5,11 +5,12 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
-from core_helpers import CLICK, PAGE_LOAD, us_of
+from core_helpers import CLICK, PAGE_LOAD, chunk_of, judged, us_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from processor.core.contract import Decoder, Refused, judge, parse_fired_at
+from processor.core.contract import Refused, judge, parse_fired_at
+from processor.core.decode import Decoder
 
 ZONES = ["UTC", "Asia/Kolkata", "America/New_York", "Europe/Berlin", "Australia/Lord_Howe"]
 BOM = b"\xef\xbb\xbf"
@@ -95,17 +96,18 @@ def lines(draw):
 @given(lines=st.lists(lines(), min_size=1, max_size=3), zone=st.sampled_from(ZONES))
 def test_hot_path_and_model_agree_on_every_line(lines, zone):
     """Whatever the bytes, both give the same answer, and none raises."""
-    zone = ZoneInfo(zone)
-    assert Decoder(zone).decode(lines) == [judge(line, zone) for line in lines]
+    chunk, zone = chunk_of([line.replace(b"\n", b"") for line in lines]), ZoneInfo(zone)
+    assert Decoder(zone).decode(chunk) == judged(chunk, zone)
 
 
 @settings(max_examples=200, deadline=None)
 @given(line=st.binary(max_size=40))
 def test_hot_path_and_model_agree_on_any_bytes(line):
     """Bytes at random raise nothing, and are no event."""
-    (value,) = Decoder().decode([line])
-    assert value == judge(line)
-    assert not isinstance(value, tuple)
+    chunk = chunk_of([line.replace(b"\n", b"")])
+    decoded = Decoder().decode(chunk)
+    assert decoded == judged(chunk)
+    assert not decoded.visits
 
 
 @settings(max_examples=300, deadline=None)
@@ -113,7 +115,11 @@ def test_hot_path_and_model_agree_on_any_bytes(line):
 def test_a_byte_order_mark_changes_nothing(line):
     """A line behind a byte order mark is what it is without."""
     assume(not line.startswith(BOM))
-    assert Decoder().decode([BOM + line]) == Decoder().decode([line])
+    line = line.replace(b"\n", b"")
+    *what, refused = Decoder().decode(chunk_of([line]))
+    *what_behind, refused_behind = Decoder().decode(chunk_of([BOM + line]))
+    assert what_behind == what
+    assert [why[2:] for why in refused_behind] == [why[2:] for why in refused]
 
 
 @settings(max_examples=500, deadline=None)

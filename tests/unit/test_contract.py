@@ -6,10 +6,11 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from core_helpers import CLICK, PAGE_LOAD, us_of
+from core_helpers import CLICK, PAGE_LOAD, chunk_of, judged, us_of
 
 from processor.core import contract
-from processor.core.contract import Decoder, Ignored, Refused, judge, parse_fired_at
+from processor.core.contract import Event, Ignored, Refused, judge, parse_fired_at
+from processor.core.decode import Decoder
 
 GOOD = {
     "event_id": "visit",
@@ -49,9 +50,9 @@ def invalid(detail):
 
 def decoded(line, zone=UTC):
     """Return what a line is, having seen that hot path and model agree."""
-    (value,) = Decoder(zone).decode([line])
-    assert value == judge(line, zone)
-    return value
+    chunk = chunk_of([line])
+    assert Decoder(zone).decode(chunk) == judged(chunk, zone)
+    return judge(line, zone)
 
 
 @pytest.mark.parametrize(
@@ -205,8 +206,11 @@ def test_another_event_type_is_ignored_whatever_else_the_line_holds(event_type, 
 def test_a_bad_line_does_not_disturb_its_neighbours():
     """Each line has its own answer, in the order of the lines."""
     lines = [line(), b"", line(user_id="1"), line(event_type="FaqClick"), line()]
-    assert Decoder().decode(lines) == [*map(judge, lines)]
-    assert Decoder().decode(lines)[::4] == [EVENT, EVENT]
+    chunk = chunk_of(lines, offset=100)
+    decoded = Decoder().decode(chunk)
+    assert decoded == judged(chunk)
+    assert decoded.line_numbers() == [0, 4]
+    assert decoded.refused[0][:2] == (100 + len(lines[0]) + 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -336,11 +340,11 @@ def test_more_distinct_times_than_are_remembered_are_all_read_right():
     decoder, last = Decoder(), 100_001
     template = line(fired_at="@")
     texts = (f"2022-01-01T00:00:{n // 10_000:02}.{n % 10_000:04}" for n in range(last + 1))
-    decoder.decode(template.replace(b"@", text.encode()) for text in texts)
+    decoder.decode(chunk_of([template.replace(b"@", text.encode()) for text in texts]))
     start = us_of(datetime(2022, 1, 1, tzinfo=UTC))
     for n in (0, last):
         text = f"2022-01-01T00:00:{n // 10_000:02}.{n % 10_000:04}"
-        assert decoder.decode([line(fired_at=text)])[0][-1] == start + n * 100
+        assert decoder.decode(chunk_of([line(fired_at=text)])).instants == [start + n * 100]
 
 
 def test_the_json_schema_in_the_repository_is_that_of_the_contract():
@@ -353,4 +357,4 @@ def test_the_json_schema_shows_times_that_are_read():
     """Each example of the schema is within the contract."""
     examples = json.loads(contract.json_schema())["properties"]["fired_at"]["examples"]
     assert len(examples) == 2
-    assert all(isinstance(decoded(line(fired_at=text)), tuple) for text in examples)
+    assert all(isinstance(decoded(line(fired_at=text)), Event) for text in examples)

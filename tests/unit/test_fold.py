@@ -8,6 +8,7 @@ from core_helpers import (
     YEAR,
     Run,
     beats,
+    chunk_of,
     click,
     event,
     items_held,
@@ -18,9 +19,10 @@ from core_helpers import (
 from oracle import report
 
 from processor.core.contract import OTHER_NAMES
-from processor.core.fold import MAX_AHEAD_LINES
+from processor.core.decode import Decoder
+from processor.core.fold import MAX_AHEAD_LINES, first_instant
 from processor.core.log import MAX_IGNORED_NAMES, LogState
-from processor.core.model import HOUR_US, Checkpoint, Increment, Lines
+from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment
 from processor.core.watermark import RUN_LINES
 from processor.errors import LedgerError
 
@@ -320,7 +322,7 @@ def test_lines_ahead_are_remembered_until_event_time_has_come_to_them():
 def test_a_line_that_is_no_event_is_recalled_as_nothing():
     """A log that was changed does not break the rebuild; its end is compared afterwards."""
     run = Run([FAQ])
-    run.fold.recall(run.states[1], 0, FAQ)
+    run.fold.recall(run.states[1], 0, run.decode(chunk_of([FAQ])))
     assert (run.fold.open_visits, run.states[1].ahead_lines) == (0, 0)
 
 
@@ -354,7 +356,7 @@ def test_a_chunk_that_ends_in_a_wild_line_is_kept_like_any_other():
 def test_an_empty_chunk_of_an_over_long_line_is_one_line():
     """It counts as one, from its offset to its end without the newline."""
     run = Run([])
-    run.fold.fold(run.states[1], Lines(0, [], 101))
+    run.take_in(run.states[1], Chunk(0, b"", 1, 101))
     run.cut()
     assert run.dead_letters()[0][:3] == (0, 100, "too_long")
     assert run.ledger() == {("dead_letter", "too_long"): 1}
@@ -362,12 +364,15 @@ def test_an_empty_chunk_of_an_over_long_line_is_one_line():
 
 def test_a_log_is_known_to_start_at_the_earliest_line_of_its_first_run():
     """Of the lines that count; not known before there are as many as make a run."""
-    fold = Run([]).fold
     lines = [FAQ, b"", *beats(HOUR, 3 * HOUR), page_load(0)]
-    assert fold.first_instant(Lines(0, lines, 0)) == us(HOUR)
-    assert fold.first_instant(Lines(0, [*beats(MINUTE, HOUR), page_load(0)], 0)) == us(MINUTE)
-    assert fold.first_instant(Lines(0, [page_load(MINUTE)] * (RUN_LINES - 1), 0)) is None
-    assert fold.first_instant(Lines(0, [FAQ, b""], 0)) is None
+    assert starts_at(lines) == us(HOUR)
+    assert starts_at([*beats(MINUTE, HOUR), page_load(0)]) == us(MINUTE)
+    assert starts_at([page_load(MINUTE)] * (RUN_LINES - 1)) is None
+    assert starts_at([FAQ, b""]) is None
+
+
+def starts_at(lines):
+    return first_instant(Decoder().decode(chunk_of(lines)))
 
 
 def two_logs(starts_at):
@@ -375,21 +380,21 @@ def two_logs(starts_at):
     run = Run(beats(0, 6 * HOUR))
     beside = run.fold.open(2, Checkpoint(), starts_at=starts_at)
     run.to_end()
-    return run.fold, beside
+    return run, beside
 
 
 def test_a_log_that_starts_late_holds_the_state_from_its_start_on():
     """Until it has a watermark; without a known start, everything is held."""
-    assert two_logs(None)[0].open_visits == 6 * 60
-    assert two_logs(us(3 * HOUR))[0].open_visits == pytest.approx(3 * 60 + 40, abs=2)
+    assert two_logs(None)[0].fold.open_visits == 6 * 60
+    assert two_logs(us(3 * HOUR))[0].fold.open_visits == pytest.approx(3 * 60 + 40, abs=2)
 
 
 def test_a_line_before_what_is_remembered_is_late_and_never_miscounted():
     """A log that turns out to start earlier than it was known to."""
-    fold, beside = two_logs(us(3 * HOUR))
+    run, beside = two_logs(us(3 * HOUR))
     lines = [page_load(2 * HOUR), page_load(3 * HOUR), click(2 * HOUR)]
-    fold.fold(beside, Lines(0, lines, len(log_of(lines))))
-    commit = fold.cut()
+    run.take_in(beside, chunk_of(lines))
+    commit = run.fold.cut()
     assert commit.increments == (Increment(7, hour_of(3 * HOUR), 1, 0, 0, 0, 0),)
     assert [(letter.byte_offset, letter.reason) for letter in commit.logs[0].dead_letters] == [
         (0, "late"),
@@ -401,11 +406,11 @@ def test_a_log_that_is_let_go_leaves_its_visits_and_holds_nothing_back():
     """What it shared is still known to the others, as long as they may need it."""
     first, second = [page_load(0), *beats(0, HOUR)], [click(MINUTE), *beats(0, 3 * HOUR)]
     run = Run(first, second)
-    run.fold.fold(run.states[1], run.readers[1].read())
+    run.take_in(run.states[1], run.readers[1].read())
     run.cut()
     run.fold.release(run.states[1])
-    while lines := run.readers[2].read(10):
-        run.fold.fold(run.states[2], lines)
+    while chunk := run.readers[2].read(10):
+        run.take_in(run.states[2], chunk)
         run.cut()
     assert run.table() == report(first, second)
     assert run.fold.open_visits < 2 * HOUR // MINUTE

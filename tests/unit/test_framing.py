@@ -3,8 +3,8 @@
 import pytest
 from core_helpers import MemoryLog, pieces
 
-from processor.core.framing import BLOCK_BYTES, Framer, Offsets
-from processor.core.model import Lines
+from processor.core.framing import BLOCK_BYTES, Framer, starts_of
+from processor.core.model import Chunk
 
 CASES = [
     (b"", []),
@@ -57,17 +57,18 @@ def test_lines_are_given_out_in_portions_that_follow_each_other(most):
     framer = Framer(10)
     framer.feed(b"a\nbb\n\nccc\ntorn")
     portions = list(iter(lambda: framer.take(most), None))
-    assert [line for portion in portions for line in portion.lines] == [b"a", b"bb", b"", b"ccc"]
+    assert b"".join(portion.data for portion in portions) == b"a\nbb\n\nccc\n"
     assert [p.end for p in portions[:-1]] == [p.offset for p in portions[1:]]
     assert (portions[0].offset, portions[-1].end) == (10, 20)
-    assert max(len(portion.lines) for portion in portions) <= most
+    assert [portion.lines for portion in portions] == [p.data.count(b"\n") for p in portions]
+    assert max(portion.lines for portion in portions) == min(most, 4)
 
 
 def test_a_torn_line_is_read_again_with_what_follows_it():
     """The next read starts where the torn line does."""
     framer = Framer(0)
     assert framer.feed(b"a\ntorn") is None
-    assert framer.take(9) == Lines(0, [b"a"], 2)
+    assert framer.take(9) == Chunk(0, b"a\n", 1, 2)
     assert framer.next_read == 2
     assert framer.feed(b"torn") is None
     assert framer.take(9) is None
@@ -81,7 +82,7 @@ def test_an_over_long_line_is_passed_over_without_being_kept():
         assert framer.feed(b"long") is None
         assert framer.take(9) is None
         assert framer.next_read == 5 + 4 * blocks
-    assert framer.feed(b"g\nab") == Lines(5, [], 19)
+    assert framer.feed(b"g\nab") == Chunk(5, b"", 1, 19)
     assert framer.take(9) is None
     assert framer.next_read == 19
 
@@ -96,8 +97,7 @@ def test_the_longest_line_fills_one_block_with_its_newline(length, decoded):
     ]
 
 
-@pytest.mark.parametrize("asked", [[0, 1, 2, 3], [0, 3], [2], [3, 3], [3, 1, 2, 2]])
-def test_offsets_are_those_of_the_lines_that_are_asked_for(asked):
-    """Passing over lines does not change what the next one is said to be at."""
-    offsets = Offsets(Lines(100, [b"a", b"", b"ccc", b"d"], 109))
-    assert [offsets.of(index) for index in asked] == [(100, 102, 103, 107)[n] for n in asked]
+def test_the_starts_of_lines_are_those_in_the_data_and_its_end():
+    """A bare CR or another break does not start one."""
+    assert starts_of("a\n\nc\r\u2028c\n".encode()) == [0, 2, 3, 10]
+    assert starts_of(b"") == [0]

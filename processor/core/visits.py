@@ -1,0 +1,126 @@
+"""The working state and what a batch adds to the report: all visits that may still change.
+
+A visit is held until `evict` is told that no line that comes can need it; so are the users who
+clicked in an hour. What is held is a function of the events alone, and so are the increments.
+Knows neither logs nor watermarks.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+from processor.core import machine
+from processor.core.model import HOUR_US, MINUTE_US, Increment
+
+_COLUMNS: Final = len(Increment._fields) - 2
+_PAGE_LOADS, _CLICKS, _UNIQUE_USER_CLICKS, _RELATED_CLICKS, _CLICKED_PAGE_LOADS = range(_COLUMNS)
+
+
+class Visits:
+    """Counts events, each once. A visit is named by a string, its customer's id comes beside it."""
+
+    def __init__(self, attribution_window_us: int) -> None:
+        self._window = attribution_window_us
+        # A visit that was loaded once and never clicked, as most are, is held as that instant.
+        self._visits: dict[str, machine.Visit | int] = {}
+        self._visits_by_minute: defaultdict[int, list[str]] = defaultdict(list)
+        self._users_by_hour: defaultdict[int, set[tuple[int, int]]] = defaultdict(set)
+        self._counts: defaultdict[int, defaultdict[int, list[int]]] = defaultdict(_no_rows)
+
+    def __len__(self) -> int:
+        return len(self._visits)
+
+    def load_pages(self, page_loads: Iterable[tuple[str, int, int]], latest: int) -> int:
+        """Count page loads (visit, customer, instant) that fired by `latest`; return how many.
+
+        A visit's first page load is by far the most common event, and its transition is known.
+        """
+        visits, fresh, again = self._visits, list[str](), list[tuple[str, int, int]]()
+        hour, next_hour, rows = 0, HOUR_US, self._counts[0]
+        for visit, customer, fired_at in page_loads:
+            if visit in visits:
+                again.append((visit, customer, fired_at))
+                continue
+            visits[visit] = fired_at
+            fresh.append(visit)
+            if not hour <= fired_at < next_hour:
+                hour = fired_at - fired_at % HOUR_US
+                next_hour, rows = hour + HOUR_US, self._counts[hour // HOUR_US]
+            rows[customer][_PAGE_LOADS] += 1
+        self._visits_by_minute[latest // MINUTE_US].extend(fresh)
+        return len(fresh) + sum([self.load_page(*event) for event in again])
+
+    def load_page(self, visit: str, customer: int, fired_at: int) -> bool:
+        """Count one page load; False when it is a duplicate."""
+        transition = machine.load_page(self._state_of(visit, fired_at), fired_at, self._window)
+        if transition is None:
+            return False
+        self._counts[fired_at // HOUR_US][customer][_PAGE_LOADS] += 1
+        self._move(visit, customer, transition)
+        return True
+
+    def click(self, visit: str, customer: int, user: int, fired_at: int) -> bool:
+        """Count one click; False when it is a duplicate."""
+        transition = machine.click(self._state_of(visit, fired_at), fired_at, self._window)
+        if transition is None:
+            return False
+        hour = fired_at // HOUR_US
+        counts = self._counts[hour][customer]
+        counts[_CLICKS] += 1
+        users = self._users_by_hour[hour]
+        if (customer, user) not in users:
+            users.add((customer, user))
+            counts[_UNIQUE_USER_CLICKS] += 1
+        self._move(visit, customer, transition)
+        return True
+
+    def increments(self) -> tuple[Increment, ...]:
+        """Return what was counted since the last call, in ascending order."""
+        increments = sorted(
+            Increment(customer, hour, *counts)
+            for hour, rows in self._counts.items()
+            for customer, counts in rows.items()
+        )
+        self._counts.clear()
+        return tuple(increments)
+
+    def evict(self, open_from: int) -> None:
+        """Forget what only events that fired before `open_from` could need."""
+        self._evict_visits(open_from - self._window)
+        for hour in [h for h in self._users_by_hour if h < open_from // HOUR_US]:
+            del self._users_by_hour[hour]
+
+    def _state_of(self, visit: str, fired_at: int) -> machine.Visit:
+        state = self._visits.get(visit)
+        if state is None:
+            self._visits_by_minute[fired_at // MINUTE_US].append(visit)
+            return machine.NEW_VISIT
+        return ((state,), ()) if isinstance(state, int) else state
+
+    def _move(self, visit: str, customer: int, transition: machine.Transition) -> None:
+        self._visits[visit], newly_related, newly_clicked = transition
+        for related in newly_related:
+            self._counts[related // HOUR_US][customer][_RELATED_CLICKS] += 1
+        for clicked in newly_clicked:
+            self._counts[clicked // HOUR_US][customer][_CLICKED_PAGE_LOADS] += 1
+
+    def _evict_visits(self, before: int) -> None:
+        """Forget the instants of visits that lie `before`, and the visits that have no other."""
+        for minute in [m for m in self._visits_by_minute if (m + 1) * MINUTE_US <= before]:
+            for visit in self._visits_by_minute.pop(minute):
+                state = self._visits.pop(visit)
+                if isinstance(state, int):
+                    continue
+                kept = machine.forget(state, before)
+                if kept != machine.NEW_VISIT:
+                    self._visits[visit] = kept
+                    oldest = min(kept[0] + kept[1])
+                    self._visits_by_minute[oldest // MINUTE_US].append(visit)
+
+
+def _no_counts() -> list[int]:
+    return [0] * _COLUMNS
+
+
+def _no_rows() -> defaultdict[int, list[int]]:
+    return defaultdict(_no_counts)
