@@ -9,7 +9,7 @@ Knows no files, no SQL, no clock.
 """
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import Final
 
@@ -75,7 +75,7 @@ class Fold:
         """Fold in again a line that starts at one of the `ahead_offsets` of the checkpoint."""
         for fired_at in decoded.instants:
             insort(log.ahead, (fired_at, offset))
-        self._count(decoded, range(len(decoded.visits)))
+        self._count(decoded, [], range(len(decoded.visits)), 0)
 
     def fold(self, log: LogState, chunk: Chunk, decoded: Decoded) -> None:
         """Fold the next lines of a log into the working state and the batch in hand."""
@@ -100,30 +100,31 @@ class Fold:
 
     def _fold_events(self, log: LogState, chunk: Chunk, decoded: Decoded) -> None:
         refused, ahead = self._advance(log, chunk, decoded)
-        one_by_one = [*decoded.clicks, *ahead] if ahead else decoded.clicks
-        if refused:
-            one_by_one = sorted(set(one_by_one).difference(refused))
-        in_bulk = bytearray(b"\1") * len(decoded.visits)
-        for position in (*one_by_one, *refused):
-            in_bulk[position] = 0
-        columns = (decoded.visits, decoded.customers, decoded.instants)
-        page_loads = zip(*(compress(column, in_bulk) for column in columns), strict=True)
-        # All that is ahead is counted one by one, so none of these fired after the watermark.
-        applied = self._visits.load_pages(page_loads, log.mark.at or 0)
-        applied += self._count(decoded, one_by_one)
-        log.account(decoded, applied, len(in_bulk) - len(refused) - applied)
+        # Nothing that is in order fired after the watermark.
+        applied = self._count(decoded, refused, ahead, log.mark.at or 0)
+        log.account(decoded, applied, len(decoded.instants) - len(refused) - applied)
 
-    def _count(self, decoded: Decoded, positions: Iterable[int]) -> int:
-        """Count events one by one; return how many are no duplicates."""
+    def _count(
+        self, decoded: Decoded, refused: Sequence[int], ahead: Sequence[int], latest: int
+    ) -> int:
+        """Count all events but the refused ones; return how many are no duplicates.
+
+        Of the page loads, those that are not `ahead` fired by `latest`.
+        """
         visits, customers, instants, clicks, users, *_ = decoded
-        clicked_by = dict(zip(clicks, users, strict=True))
-        applied = 0
-        for at in positions:
-            if (user := clicked_by.get(at)) is None:
-                applied += self._visits.load_page(visits[at], customers[at], instants[at])
-            else:
-                applied += self._visits.click(visits[at], customers[at], user, instants[at])
-        return applied
+        in_order = bytearray(b"\1") * len(visits)
+        for at in (*clicks, *ahead, *refused):
+            in_order[at] = 0
+        columns = (compress(column, in_order) for column in (visits, customers, instants))
+        applied = self._visits.load_pages(zip(*columns, strict=True), latest)
+        for at in set(ahead).difference(clicks):
+            applied += self._visits.load_page(visits[at], customers[at], instants[at])
+        dropped = set(refused)
+        return applied + self._visits.click(
+            (visits[at], customers[at], user, instants[at])
+            for at, user in zip(clicks, users, strict=True)
+            if at not in dropped
+        )
 
     def _advance(
         self, log: LogState, chunk: Chunk, decoded: Decoded

@@ -9,12 +9,13 @@ same events gives the same sum of increments.
 Pure: state and event in, state and increments out.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 Visit = tuple[tuple[int, ...], tuple[int, ...]]
 """The distinct instants at which a visit was loaded, and those at which it was clicked."""
 
-Transition = tuple[Visit, list[int], list[int]]
+Transition = tuple[Visit, Sequence[int], Sequence[int]]
 """What an event did: the new state, the clicks that became related by it, and the page loads that
 became clicked by it."""
 

@@ -59,20 +59,30 @@ class Visits:
         self._move(visit, customer, transition)
         return True
 
-    def click(self, visit: str, customer: int, user: int, fired_at: int) -> bool:
-        """Count one click; False when it is a duplicate."""
-        transition = machine.click(self._state_of(visit, fired_at), fired_at, self._window)
-        if transition is None:
-            return False
-        hour = fired_at // HOUR_US
-        counts = self._counts[hour][customer]
-        counts[_CLICKS] += 1
-        users = self._users_by_hour[hour]
-        if (customer, user) not in users:
-            users.add((customer, user))
-            counts[_UNIQUE_USER_CLICKS] += 1
-        self._move(visit, customer, transition)
-        return True
+    def click(self, clicks: Iterable[tuple[str, int, int, int]]) -> int:
+        """Count clicks (visit, customer, user, instant); return how many are no duplicates.
+
+        Most are the first on a visit's only page load: again, that transition is known.
+        """
+        visits, window, applied = self._visits, self._window, 0
+        for visit, customer, user, fired_at in clicks:
+            state = visits.get(visit)
+            if type(state) is int and 0 <= fired_at - state <= window:
+                transition: machine.Transition | None
+                transition = ((state,), (fired_at,)), (fired_at,), (state,)
+            else:
+                transition = machine.click(self._state_of(visit, fired_at), fired_at, window)
+            if transition is None:
+                continue
+            applied += 1
+            self._move(visit, customer, transition)
+            hour = fired_at // HOUR_US
+            self._counts[hour][customer][_CLICKS] += 1
+            users = self._users_by_hour[hour]
+            if (customer, user) not in users:
+                users.add((customer, user))
+                self._counts[hour][customer][_UNIQUE_USER_CLICKS] += 1
+        return applied
 
     def increments(self) -> tuple[Increment, ...]:
         """Return what was counted since the last call, in ascending order."""
@@ -109,13 +119,11 @@ class Visits:
         for minute in [m for m in self._visits_by_minute if (m + 1) * MINUTE_US <= before]:
             for visit in self._visits_by_minute.pop(minute):
                 state = self._visits.pop(visit)
-                if isinstance(state, int):
+                if isinstance(state, int) or max(state[0] + state[1]) < before:
                     continue
-                kept = machine.forget(state, before)
-                if kept != machine.NEW_VISIT:
-                    self._visits[visit] = kept
-                    oldest = min(kept[0] + kept[1])
-                    self._visits_by_minute[oldest // MINUTE_US].append(visit)
+                kept = self._visits[visit] = machine.forget(state, before)
+                oldest = min(kept[0] + kept[1])
+                self._visits_by_minute[oldest // MINUTE_US].append(visit)
 
 
 def _no_counts() -> list[int]:
