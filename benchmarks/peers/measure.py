@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,12 +89,24 @@ def tree(root: int) -> list[int]:
 
 
 def tree_cpu_seconds(root: int, without: int | None = None) -> float:
-    """Return the CPU of a process tree so far, children that ended included."""
-    ticks = 0
+    """Return the CPU of a process tree so far, children that ended included.
+
+    Of a process that lives by its own clock, to the nanosecond: /proc has ticks of 10 ms, cut off
+    for each process, which is more than one that waits uses in a minute. Of those that ended, what
+    their parent was told, in ticks.
+    """
+    seconds = 0.0
     for pid in tree(root):
         if pid != without and (fields := stat(pid)):
-            ticks += sum(int(field) for field in fields[11:15])
-    return ticks / TICKS
+            seconds += sum(int(field) for field in fields[13:15]) / TICKS
+            with suppress(OSError):  # gone meanwhile
+                seconds += time.clock_gettime(_cpu_clock(pid))
+    return seconds
+
+
+def _cpu_clock(pid: int) -> int:
+    """Return the clock of a process's CPU, as clock_getcpuclockid(3) makes it on Linux."""
+    return (~pid << 3) | 2
 
 
 def stat(pid: int) -> list[str]:

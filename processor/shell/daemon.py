@@ -20,6 +20,7 @@ from processor.core.log import LogState
 from processor.core.model import Checkpoint, Commit
 from processor.edges.source import LogReader, size_of
 from processor.edges.store import ConnectionLostError, Store, StoredLog
+from processor.edges.watch import Watch
 from processor.errors import LogError
 from processor.shell.settings import RunSettings
 
@@ -90,6 +91,7 @@ class Daemon:
         """
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER_OBJECTS)
+        watch = Watch(() if self._settings.once else self._settings.logs)
         try:
             self._store.adopt(self._settings.rules)
             self._open_logs()
@@ -100,7 +102,8 @@ class Daemon:
                 if not found:
                     if self._settings.once:
                         break
-                    self._stop.wait(POLL_SECONDS)
+                    self._finish_commit()  # if it fails, no change of a log would tell
+                    watch.wait(self._seconds_until_due())
                     if self._finish_commit():
                         self._when_connected(self._open_logs)
             self._commit()
@@ -109,6 +112,7 @@ class Daemon:
             self._stop.requested = True  # nothing is tried again for a run that ends
             self._committer.shutdown()
             self._close_logs()
+            watch.close()
         self._summary.tell()
 
     def _open_logs(self) -> None:
@@ -229,6 +233,12 @@ class Daemon:
         return lines >= self._settings.batch_lines or (
             lines > 0 and age >= self._settings.batch_seconds
         )
+
+    def _seconds_until_due(self) -> float | None:
+        """Return how long the batch in hand may still wait for more, None when there is none."""
+        if self._fold.batch_lines == 0:
+            return None
+        return max(self._batch_started + self._settings.batch_seconds - time.monotonic(), 0)
 
     def _commit(self) -> None:
         """Begin to commit the batch in hand, once the one before it is committed."""
