@@ -36,7 +36,13 @@ _CAP_DAC_READ_SEARCH: Final = 1 << 2
 _SETTINGS: Final = (
     "-c listen_addresses='' -c unix_socket_directories=. -c unix_socket_permissions=0700 "
     f"-c port={_PORT} -c max_connections=64 -c max_wal_senders=0 -c wal_level=minimal "
-    "-c timezone=UTC"
+    "-c timezone=UTC "
+    # While nothing comes it shall rest; its own settings wake it up five times a second. None of
+    # these touches durability: each commit still waits until its WAL is on disk.
+    "-c bgwriter_delay=10s "  # looks for pages to write five times a second; ours fit in memory
+    "-c wal_writer_delay=10s "  # writes for commits that do not wait; ours do
+    "-c autovacuum_naptime=30min "  # a process each time; our updates are pruned as they go
+    "-c checkpoint_timeout=30min"  # after a crash, so much WAL is replayed, 1 GB at most
 )
 
 

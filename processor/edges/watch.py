@@ -27,7 +27,7 @@ PACE_SECONDS: Final = 0.1
 """At least so long from one change that is told to the next, so that a log that is written to all
 the time is not read line by line."""
 POLL_SECONDS: Final = 0.5
-CHECK_SECONDS: Final = 30.0
+CHECK_SECONDS: Final = 60.0
 
 _FILE: Final = flags.MODIFY | flags.MOVE_SELF | flags.DELETE_SELF
 _FOLDER: Final = (
