@@ -19,6 +19,7 @@ from processor.shell import generate as generator
 from processor.shell import report as rendering
 from processor.shell.daemon import Daemon, Stop
 from processor.shell.options import (
+    CORES,
     AllowedLateness,
     AttributionWindow,
     BatchLines,
@@ -27,6 +28,7 @@ from processor.shell.options import (
     DatabaseUrl,
     Logs,
     Timezone,
+    Workers,
     defaults,
 )
 from processor.shell.report import Format, TableOrJson
@@ -83,6 +85,7 @@ def run(
     checkpoints: Checkpoints = _CHECKPOINTS,
     batch_lines: BatchLines = 100_000,
     batch_seconds: BatchSeconds = 0.5,
+    workers: Workers = CORES,
     attribution_window: AttributionWindow = "30m",
     allowed_lateness: AllowedLateness = "10m",
     timezone: Timezone = "UTC",
@@ -97,6 +100,7 @@ def run(
         once=once,
         batch_lines=batch_lines,
         batch_seconds=batch_seconds,
+        workers=workers,
         attribution_window=attribution_window,
         allowed_lateness=allowed_lateness,
         timezone=timezone,
@@ -121,6 +125,7 @@ def replay(
     checkpoints: Checkpoints = _CHECKPOINTS,
     batch_lines: BatchLines = 100_000,
     batch_seconds: BatchSeconds = 0.5,
+    workers: Workers = CORES,
     attribution_window: AttributionWindow = "30m",
     allowed_lateness: AllowedLateness = "10m",
     timezone: Timezone = "UTC",
@@ -136,6 +141,7 @@ def replay(
         once=True,
         batch_lines=batch_lines,
         batch_seconds=batch_seconds,
+        workers=workers,
         attribution_window=attribution_window,
         allowed_lateness=allowed_lateness,
         timezone=timezone,

@@ -9,6 +9,7 @@ import gc
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,17 +19,19 @@ from processor.core.decode import Decoder
 from processor.core.fold import Fold, first_instant
 from processor.core.log import LogState
 from processor.core.model import Checkpoint, Commit
-from processor.edges.source import LogReader, size_of
+from processor.edges.source import ALL_LINES, LogReader, size_of
 from processor.edges.store import ConnectionLostError, Store, StoredLog
 from processor.edges.watch import Watch
 from processor.errors import LogError
 from processor.shell.settings import RunSettings
+from processor.shell.workers import Task, Workers
 
 POLL_SECONDS: Final = 0.1
 SUMMARY_SECONDS: Final = 30.0
 _COLLECT_AFTER_OBJECTS: Final = 200_000
 """A batch makes many short-lived tuples and no cycles: looking for some every 700 objects, as
 Python does, costs a tenth of the fold."""
+_WORTH_WORKERS_BYTES: Final = 16 << 20
 _FIRST_RETRY_SECONDS: Final = 0.1
 _LAST_RETRY_SECONDS: Final = 30.0
 
@@ -50,10 +53,23 @@ class Stop:
 
 
 class OpenLog(NamedTuple):
-    """A log that is read: its file, and what the fold knows of it."""
+    """A log that is read: its file, what the fold knows of it, and what was read ahead of that."""
 
     reader: LogReader
     state: LogState
+    ahead: deque[Task]
+
+    def lags(self, end: int | None = None) -> bool:
+        """Whether there is so much to read that starting workers is worth it."""
+        end = self.reader.size_bytes() if end is None else end
+        return end - self.state.offset >= _WORTH_WORKERS_BYTES
+
+    def next(self, most: int, end: int | None = None) -> Task | None:
+        """Return up to `most` lines that are folded next, None when no line is complete."""
+        if self.ahead:
+            return self.ahead.popleft()
+        chunk = self.reader.read(most, end)
+        return Task(chunk) if chunk else None
 
 
 class Daemon:
@@ -74,7 +90,8 @@ class Daemon:
         self._stop = stop
         self._progress = progress
         self._fold = Fold(settings.rules)
-        self._decode = Decoder(settings.zone).decode
+        self._decoder = Decoder(settings.zone)
+        self._workers = Workers(settings.workers, settings.timezone)
         self._logs: dict[Path, OpenLog] = {}
         self._waiting_for: set[Path] = set()
         self._batch_started = 0.0
@@ -96,12 +113,13 @@ class Daemon:
             self._store.adopt(self._settings.rules)
             self._open_logs()
             while not self._stop.requested:
-                found = self._fold_next_lines()
+                found = self._fold_next_chunk()
                 if self._batch_is_due():
                     self._commit()
                 if not found:
                     if self._settings.once:
                         break
+                    self._workers.rest()
                     self._finish_commit()  # if it fails, no change of a log would tell
                     watch.wait(self._seconds_until_due())
                     if self._finish_commit():
@@ -136,6 +154,7 @@ class Daemon:
         )
 
     def _close_logs(self) -> None:
+        self._workers.rest()
         for log in self._logs.values():
             log.reader.close()
         self._logs = {}
@@ -176,7 +195,7 @@ class Daemon:
             start = _reaching_back(log.checkpoint, needed)
             starts_at = event_times.get(path) if log.checkpoint.watermark is None else None
             state = self._fold.open(log.log_id, start, log.names, starts_at)
-            self._logs[path] = OpenLog(LogReader(path, start.rebuild_from), state)
+            self._logs[path] = OpenLog(LogReader(path, start.rebuild_from), state, deque())
         for path, log in (read_on | others).items():
             self._refold(self._logs[path], log.checkpoint)
         for path in others:
@@ -192,21 +211,22 @@ class Daemon:
             chunk = reader.read()
         finally:
             reader.close()
-        return first_instant(self._decode(chunk)) if chunk else None
+        return first_instant(self._decoder.decode(chunk)) if chunk else None
 
     def _refold(self, log: OpenLog, checkpoint: Checkpoint) -> None:
         for offset in checkpoint.ahead_offsets:
             if offset < log.state.offset and not self._stop.requested:
-                line = self._decode(log.reader.line_at(offset))
+                line = self._decoder.decode(log.reader.line_at(offset))
                 self._fold.recall(log.state, offset, line)
         self._fold.cut()
         while log.state.offset < checkpoint.byte_offset:
             if self._stop.requested:
                 return
-            chunk = log.reader.read(end=checkpoint.byte_offset)
-            if chunk is None:
+            self._read_ahead([log], ALL_LINES, checkpoint.byte_offset)
+            task = log.next(ALL_LINES, checkpoint.byte_offset)
+            if task is None:
                 break
-            self._fold.fold(log.state, chunk, self._decode(chunk))
+            self._fold.fold(log.state, task.chunk, task.result(self._decoder))
             self._fold.cut()
         if (log.state.offset, log.state.mark.at) != (checkpoint.byte_offset, checkpoint.watermark):
             raise LogError(
@@ -215,17 +235,29 @@ class Daemon:
                 "or make the report anew with `processor replay`"
             )
 
-    def _fold_next_lines(self) -> bool:
+    def _fold_next_chunk(self) -> bool:
         """Fold the next lines of the log that is furthest behind; False when none has any."""
-        most = self._settings.batch_lines - self._fold.batch_lines
-        for log in sorted(self._logs.values(), key=_furthest_behind):
-            if chunk := log.reader.read(most):
+        logs = sorted(self._logs.values(), key=_furthest_behind)
+        self._read_ahead(logs, self._settings.batch_lines)
+        for log in logs:
+            if task := log.next(self._settings.batch_lines):
+                if self._fold.batch_lines + task.chunk.lines > self._settings.batch_lines:
+                    self._commit()
                 if self._fold.batch_lines == 0:
                     self._batch_started = time.monotonic()
-                self._fold.fold(log.state, chunk, self._decode(chunk))
+                self._fold.fold(log.state, task.chunk, task.result(self._decoder))
                 self._tell_progress()
                 return True
         return False
+
+    def _read_ahead(self, logs: list[OpenLog], most: int, end: int | None = None) -> None:
+        """Keep the workers busy with what is folded next of logs that lag, a chunk each in turn."""
+        logs = [log for log in logs if log.lags(end)] if self._settings.workers > 1 else []
+        while logs and self._workers.have_room:
+            log = logs.pop(0)
+            if chunk := log.reader.read(most, end):
+                log.ahead.append(self._workers.submit(chunk))
+                logs.append(log)
 
     def _batch_is_due(self) -> bool:
         lines = self._fold.batch_lines

@@ -1,8 +1,9 @@
 """The options that several commands share, and the settings file that gives their defaults."""
 
+import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -36,6 +37,14 @@ BatchSeconds = Annotated[
         envvar="PROCESSOR_BATCH_SECONDS", help="and is committed so long after its first at most."
     ),
 ]
+Workers = Annotated[
+    int,
+    typer.Option(
+        envvar="PROCESSOR_WORKERS",
+        help="Decode in so many processes while there is much to read. Changes nothing but speed.",
+        show_default="the number of cores, up to 4",
+    ),
+]
 AttributionWindow = Annotated[
     str,
     typer.Option(
@@ -54,6 +63,9 @@ Timezone = Annotated[
     str,
     typer.Option(envvar="PROCESSOR_TIMEZONE", help="Zone of times that carry no offset."),
 ]
+
+CORES: Final = min(len(os.sched_getaffinity(0)), 4)
+"""How many workers there are unless somebody says otherwise."""
 
 
 def defaults(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:

@@ -36,6 +36,7 @@ class RunSettings(BaseModel):
     once: bool = False
     batch_lines: int = Field(default=100_000, ge=1)
     batch_seconds: float = Field(default=0.5, gt=0, le=3600)
+    workers: int = Field(default=1, ge=1, le=64)
     attribution_window: Duration = timedelta(minutes=30)
     allowed_lateness: Duration = timedelta(minutes=10)
     timezone: str = "UTC"
@@ -65,7 +66,7 @@ class RunSettings(BaseModel):
     @property
     def zone(self) -> tzinfo:
         """The zone of times that carry no offset."""
-        return UTC if self.timezone == "UTC" else ZoneInfo(self.timezone)
+        return zone_of(self.timezone)
 
     @property
     def rules(self) -> Rules:
@@ -75,6 +76,11 @@ class RunSettings(BaseModel):
             round(self.allowed_lateness.total_seconds() * SECOND_US),
             self.timezone,
         )
+
+
+def zone_of(name: str) -> tzinfo:
+    """Return the zone of a name that was checked."""
+    return UTC if name == "UTC" else ZoneInfo(name)
 
 
 def run_settings(**values: Any) -> RunSettings:
