@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 class Task:
     """A chunk on its way: decoded by a worker, unless that dies, or else when it is asked for."""
 
-    def __init__(self, chunk: Chunk, worker: "_Worker | None" = None) -> None:
+    def __init__(self, chunk: Chunk, worker: "Worker | None" = None) -> None:
         self.chunk = chunk
         self._worker = worker
         self._decoded: Decoded | None = None
@@ -63,31 +63,31 @@ class Workers:
     def __init__(self, count: int, timezone: str) -> None:
         self._count = count
         self._timezone = timezone
-        self._workers: list[_Worker] = []
+        self.running: list[Worker] = []
 
     @property
     def have_room(self) -> bool:
         """Whether a chunk can be handed to a worker that is not busy enough."""
-        for worker in self._workers:
+        for worker in self.running:
             while worker.collect(wait=False):
                 pass
-        self._workers = [worker for worker in self._workers if worker.alive]
-        return len(self._workers) < self._count or any(w.free for w in self._workers)
+        self.running = [worker for worker in self.running if worker.alive]
+        return len(self.running) < self._count or any(w.free for w in self.running)
 
     def submit(self, chunk: Chunk) -> Task:
         """Hand a chunk to the worker that has the least to do; only while they `have_room`."""
-        if len(self._workers) < self._count:
-            self._workers.append(_Worker(self._timezone))
-        return max(self._workers, key=lambda worker: len(worker.free)).submit(chunk)
+        if len(self.running) < self._count:
+            self.running.append(Worker(self._timezone))
+        return max(self.running, key=lambda worker: len(worker.free)).submit(chunk)
 
     def rest(self) -> None:
         """End all workers; they start again with the next chunk."""
-        for worker in self._workers:
+        for worker in self.running:
             worker.end()
-        self._workers = []
+        self.running = []
 
 
-class _Worker:
+class Worker:
     """One process, as its parent sees it."""
 
     def __init__(self, timezone: str) -> None:
@@ -100,9 +100,14 @@ class _Worker:
         with far_end:
             handles = [far_end.fileno(), *self._mailboxes]
             command = [sys.executable, "-m", __name__, timezone, *map(str, handles)]
-            self._process = subprocess.Popen(command, pass_fds=handles, stdin=subprocess.DEVNULL)
+            # In a group of its own, since a signal to the parent's is the parent's to decide on.
+            self._process = subprocess.Popen(
+                command, pass_fds=handles, stdin=subprocess.DEVNULL, process_group=0
+            )
+        self.pid = self._process.pid
 
     def submit(self, chunk: Chunk) -> Task:
+        """Hand a chunk over, into a mailbox that is free."""
         task = Task(chunk, self)
         mailbox = self.free.pop()
         os.pwrite(self._mailboxes[mailbox], chunk.data, 0)
@@ -162,7 +167,7 @@ def work(timezone: tzinfo, parent: socket.socket, mailboxes: Sequence[int]) -> N
 
 
 def main() -> None:
-    """Run as a worker. A stop is the parent's to decide on, whoever else is told."""
+    """Run as a worker; a supervisor may tell it, too, what is the parent's to decide on."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     timezone, parent, *mailboxes = sys.argv[1:]
