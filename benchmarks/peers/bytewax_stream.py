@@ -1,15 +1,18 @@
 """Bytewax: the same job as a dataflow, on PEER_WORKERS processes (1).
 
-Each process decodes its own byte range of the log, as if there were as many logs; that suits a log
-that is complete, and is kinder than one reader. Threads would share one lock, and were slower.
+Tuned as far as it would go. The log is cut into blocks, which the processes take in turn, so that
+each decodes its share of it; threads would share one lock, and were slower. The events of a block
+go on as one list for each of a few buckets of users, since an item of the dataflow costs more than
+an event does. A bucket's logic de-duplicates, joins within the window, counts distinct users and
+hands increments on to the rows that they belong to. Python's collector is told to look less often.
 
-Users are keyed into 64 buckets, so that batches stay large; a bucket's logic de-duplicates, joins
-and counts distinct users, in any order of lines, and hands increments of a batch on to the row that
-they belong to. Leaves out: forgetting (memory grows with the log), lateness, dead letters (a
-broken line ends the run), the ledger, recovery (off: no snapshots are taken), and a durable store:
-rows are kept in memory and written at the end.
+State is bounded: visits are kept by the half hour and clicking users by the hour, and are forgotten
+once every process has read past them by the allowed lateness. Leaves out: dead letters (a broken
+line ends the run; a late one is not noticed), clocks gone wild, the ledger, recovery (off: no
+snapshots are taken), and a durable store: rows are kept in memory and written at the end.
 """
 
+import gc
 import json
 import os
 import socket
@@ -29,124 +32,147 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import cluster_main, run_main
 from common import CLICK, LOAD, WINDOW_SECONDS, second_of, write_report
 
-BUCKETS = [str(number) for number in range(64)]
-BATCH_BYTES = 1 << 22
+BUCKETS = [str(number) for number in range(16)]
+BLOCK_BYTES = 1 << 20
+LATENESS_SECONDS = 600
+COUNTED = frozenset((LOAD, CLICK))
 LOADS, CLICKS, USERS, RELATED, CLICKED = range(5)
 
 report: dict[tuple[int, int], list[int]] = {}
 
 
-class Range(StatefulSourcePartition):
-    """Lines of a log that begin within a byte range."""
+class Part(StatefulSourcePartition):
+    """Every so manieth block of a log: the lines that begin in it."""
 
-    def __init__(self, log: str, number: int, ranges: int) -> None:
-        size = Path(log).stat().st_size
+    def __init__(self, log: str, number: int, parts: int) -> None:
         self.file = Path(log).open("rb")  # noqa: SIM115 - closed by `close`
-        self.end = size * (number + 1) // ranges
-        if number:
-            self.file.seek(size * number // ranges - 1)
-            self.file.readline()
+        self.size = Path(log).stat().st_size
+        self.number, self.parts = number, parts
+        self.start = number * BLOCK_BYTES
 
-    def next_batch(self) -> list[bytes]:
-        """Return the next lines."""
-        left = self.end - self.file.tell()
-        if left <= 0:
+    def next_batch(self) -> list[tuple[int, list[bytes]]]:
+        """Return the lines of the next block, as one item."""
+        if self.start >= self.size:
             raise StopIteration
-        return self.file.readlines(min(left, BATCH_BYTES))
+        if self.start:
+            self.file.seek(self.start - 1)
+            self.file.readline()
+        left = self.start + BLOCK_BYTES - self.file.tell()
+        self.start += self.parts * BLOCK_BYTES
+        return [(self.number, self.file.readlines(left) if left > 0 else [])]
 
     def snapshot(self) -> int:
         """Return where it is; recovery is off, so nobody asks."""
-        return self.file.tell()
+        return self.start
 
     def close(self) -> None:
         """Close the file."""
         self.file.close()
 
 
-class Ranges(FixedPartitionedSource):
-    """A log in as many byte ranges as there are workers."""
+class Parts(FixedPartitionedSource):
+    """A log in as many parts as there are workers."""
 
-    def __init__(self, log: str, ranges: int) -> None:
-        self.log, self.ranges = log, ranges
+    def __init__(self, log: str, parts: int) -> None:
+        self.log, self.parts = log, parts
 
     def list_parts(self) -> list[str]:
-        """Name the ranges."""
-        return [str(number) for number in range(self.ranges)]
+        """Name the parts."""
+        return [str(number) for number in range(self.parts)]
 
-    def build_part(self, _step: str, part: str, _state: int | None) -> Range:
-        """Open a range."""
-        return Range(self.log, int(part), self.ranges)
+    def build_part(self, _step: str, part: str, _state: int | None) -> Part:
+        """Open a part."""
+        return Part(self.log, int(part), self.parts)
 
 
-def decode(lines: list[bytes]) -> list[tuple[str, tuple]]:
-    """Return the events that count, by the bucket of their user."""
-    events = []
+def decode(block: tuple[int, list[bytes]]) -> list[tuple[str, tuple[int, int, list]]]:
+    """Return (bucket, (part, newest time, events)) for each bucket of users, from one block."""
+    part, lines = block
+    events = [[] for _ in BUCKETS]
+    newest, few = 0, len(BUCKETS)
     for line in lines:
         fields = orjson.loads(line)
         kind = fields["event_type"]
-        if kind in {LOAD, CLICK}:
-            user = fields["user_id"]
+        if kind in COUNTED:
+            user, at = fields["user_id"], second_of(fields["fired_at"])
             visit = fields["event_id"], fields["customer_id"], user
-            event = visit, kind == LOAD, second_of(fields["fired_at"])
-            events.append((BUCKETS[user & 63], event))
-    return events
+            events[user % few].append((visit, kind == LOAD, at))
+            newest = max(newest, at)
+    return [(key, (part, newest, of_it)) for key, of_it in zip(BUCKETS, events, strict=True)]
 
 
 class Bucket(StatefulBatchLogic):
-    """Visits and clicking users of a bucket. Instants are {when: whether it is of a pair}."""
+    """Visits of a bucket, {half hour: {visit: {when: whether it is of a pair}}}, and its users."""
 
-    def __init__(self) -> None:
-        self.loads: dict[tuple, dict[int, bool]] = {}
-        self.clicks: dict[tuple, dict[int, bool]] = {}
-        self.users: set[tuple[int, int, int]] = set()
+    def __init__(self, parts: int) -> None:
+        self.loads: dict[int, dict[tuple, dict[int, bool]]] = defaultdict(dict)
+        self.clicks: dict[int, dict[tuple, dict[int, bool]]] = defaultdict(dict)
+        self.users: dict[int, set[tuple[int, int]]] = defaultdict(set)
+        self.newest = [0] * parts
 
-    def on_batch(self, batch: list[tuple]) -> tuple[list, bool]:
+    def on_batch(self, batch: list[tuple[int, int, list]]) -> tuple[list, bool]:
         """Return what a batch adds to each row."""
         added: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * 5)
-        for visit, is_load, at in batch:
-            (self.load if is_load else self.click)(added, visit, at)
+        for part, newest, events in batch:
+            for visit, is_load, at in events:
+                (self.load if is_load else self.click)(added, visit, at)
+            self.newest[part] = max(self.newest[part], newest)
+        self.forget(min(self.newest) - LATENESS_SECONDS)
         return list(added.items()), False
 
     def load(self, added: dict, visit: tuple, at: int) -> None:
         """Take up a page load."""
-        loads = self.loads.setdefault(visit, {})
+        slot = at // WINDOW_SECONDS
+        loads = self.loads[slot].setdefault(visit, {})
         if at in loads:
             return
         row = added[visit[1], at - at % 3600]
         row[LOADS] += 1
         loads[at] = False
-        for clicked, related in self.clicks.get(visit, {}).items():
-            if at <= clicked <= at + WINDOW_SECONDS:
-                row[CLICKED] += not loads[at]
-                loads[at] = True
-                if not related:
-                    self.clicks[visit][clicked] = True
-                    added[visit[1], clicked - clicked % 3600][RELATED] += 1
+        for later in (slot, slot + 1):
+            clicks = self.clicks[later].get(visit, {})
+            for clicked, related in clicks.items():
+                if at <= clicked <= at + WINDOW_SECONDS:
+                    row[CLICKED] += not loads[at]
+                    loads[at] = True
+                    if not related:
+                        clicks[clicked] = True
+                        added[visit[1], clicked - clicked % 3600][RELATED] += 1
 
     def click(self, added: dict, visit: tuple, at: int) -> None:
         """Take up a click."""
-        clicks = self.clicks.setdefault(visit, {})
+        slot, hour = at // WINDOW_SECONDS, at - at % 3600
+        clicks = self.clicks[slot].setdefault(visit, {})
         if at in clicks:
             return
-        hour = at - at % 3600
         row = added[visit[1], hour]
         row[CLICKS] += 1
         clicks[at] = False
-        user = visit[1], hour, visit[2]
-        if user not in self.users:
-            self.users.add(user)
+        if visit[1:] not in self.users[hour]:
+            self.users[hour].add(visit[1:])
             row[USERS] += 1
-        for loaded, was_clicked in self.loads.get(visit, {}).items():
-            if loaded <= at <= loaded + WINDOW_SECONDS:
-                row[RELATED] += not clicks[at]
-                clicks[at] = True
-                if not was_clicked:
-                    self.loads[visit][loaded] = True
-                    added[visit[1], loaded - loaded % 3600][CLICKED] += 1
+        for earlier in (slot - 1, slot):
+            loads = self.loads[earlier].get(visit, {})
+            for loaded, was_clicked in loads.items():
+                if loaded <= at <= loaded + WINDOW_SECONDS:
+                    row[RELATED] += not clicks[at]
+                    clicks[at] = True
+                    if not was_clicked:
+                        loads[loaded] = True
+                        added[visit[1], loaded - loaded % 3600][CLICKED] += 1
+
+    def forget(self, before: int) -> None:
+        """Drop what no line from `before` on is a duplicate of, or makes a pair with."""
+        last_slot = before // WINDOW_SECONDS - 2
+        for visits in (self.loads, self.clicks):
+            for slot in [slot for slot in visits if slot <= last_slot]:
+                del visits[slot]
+        for hour in [hour for hour in self.users if hour + 3600 <= before]:
+            del self.users[hour]
 
     def snapshot(self) -> Any:
         """Return the state; recovery is off, so nobody asks."""
-        return self.loads, self.clicks, self.users
+        return self.loads, self.clicks, self.users, self.newest
 
 
 def add(row: list[int] | None, counts: list[int]) -> tuple[list[int], list[int]]:
@@ -172,9 +198,9 @@ class ReportSink(DynamicSink, StatelessSinkPartition):
 def dataflow(log: str, workers: int) -> Dataflow:
     """Return the job."""
     flow = Dataflow("report")
-    lines = op.input("read", flow, Ranges(log, workers))
-    events = op.flat_map_batch("decode", lines, decode)
-    added = op.stateful_batch("fold", events, lambda _state: Bucket())
+    blocks = op.input("read", flow, Parts(log, workers))
+    events = op.flat_map("decode", blocks, decode)
+    added = op.stateful_batch("fold", events, lambda _state: Bucket(workers))
     by_row = op.map("row", added, lambda item: (f"{item[1][0][0]} {item[1][0][1]}", item[1][1]))
     op.output("report", op.stateful_map("add", by_row, add), ReportSink())
     return flow
@@ -182,6 +208,8 @@ def dataflow(log: str, workers: int) -> Dataflow:
 
 def main(log: str, out: str, *of_a_worker: str) -> None:
     """Run the dataflow to the end of the log, then write the report: one part of it each."""
+    gc.freeze()
+    gc.set_threshold(200_000)
     workers = int(os.environ.get("PEER_WORKERS", "1"))
     flow = dataflow(log, workers)
     if of_a_worker:
