@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check format bench peers schema examples constraints clean
+.PHONY: help demo test coverage check format bench schema examples constraints clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,12 +38,8 @@ format: .venv/installed  ## Format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/installed  ## Measure speed, memory and live delay, against the bare decoding loop
+bench: .venv/installed  ## Measure against others, and write benchmarks/RESULTS.md (25 minutes, 2 GB)
 	$(BIN)/python benchmarks/bench.py
-	$(BIN)/python benchmarks/live.py
-
-peers: .venv/installed  ## Measure DuckDB, polars, pandas, Bytewax and Pathway at the same report
-	$(BIN)/python benchmarks/peers/run.py
 
 schema: .venv/installed  ## Write the event contract as JSON Schema
 	$(BIN)/python -c "from processor.core.contract import json_schema; print(json_schema().decode(), end='')" \

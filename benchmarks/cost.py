@@ -28,6 +28,16 @@ class Cost(NamedTuple):
     postgres_cpu_seconds: float = 0.0
     postgres_peak_mib: float = 0.0
 
+    @property
+    def all_cpu_seconds(self) -> float:
+        """CPU, PostgreSQL's included."""
+        return self.cpu_seconds + self.postgres_cpu_seconds
+
+    @property
+    def all_peak_mib(self) -> float:
+        """Peak memory, PostgreSQL's included."""
+        return self.peak_mib + self.postgres_peak_mib
+
 
 def run(
     command: Sequence[str | Path],
@@ -63,10 +73,18 @@ def run(
 
 def _sample(root: int, postgres: int | None, peaks: list[float], done: threading.Event) -> None:
     while not done.wait(SAMPLE_SECONDS):
-        peaks[0] = max(peaks[0], sum(_kib(pid, "status", "VmHWM:") for pid in tree(root)) / 1024)
+        peaks[0] = max(peaks[0], _mib(root, "status", "VmHWM:"))
         if postgres:
-            held = sum(_kib(pid, "smaps_rollup", "Pss:") for pid in tree(postgres)) / 1024
-            peaks[1] = max(peaks[1], held)
+            peaks[1] = max(peaks[1], _mib(postgres, "smaps_rollup", "Pss:"))
+
+
+def resident_mib(root: int) -> float:
+    """Return the memory that a process tree holds now."""
+    return _mib(root, "status", "VmRSS:")
+
+
+def _mib(root: int, file: str, name: str) -> float:
+    return sum(_kib(pid, file, name) for pid in tree(root)) / 1024
 
 
 def _kib(pid: int, file: str, name: str) -> int:

@@ -1,0 +1,51 @@
+"""Draws events per second and CPU of table 1. Runs in the peers' venv: `chart.py JSON SVG`.
+
+The JSON is a list of [name, events per second, CPU seconds per million, whether it is ours].
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+OURS, OTHERS, INK = "#d1495b", "#9aa5b1", "#333333"
+
+
+def main(source: str, out: str) -> None:
+    """Draw the chart, the same bytes for the same rows."""
+    plt.rcParams.update({"svg.hashsalt": "processor", "font.size": 11})
+    rows = json.loads(Path(source).read_text(encoding="utf-8"))
+    rows.sort(key=lambda row: row[1])
+    figure, (speed, cpu) = plt.subplots(
+        1, 2, sharey=True, figsize=(11, 0.42 * len(rows) + 1.2), width_ratios=(3, 2)
+    )
+    panel(speed, rows, [row[1] for row in rows], "events per second (more is better)")
+    panel(cpu, rows, [row[2] for row in rows], "CPU seconds per million events (less is better)")
+    for label, row in zip(speed.get_yticklabels(), rows, strict=True):
+        label.set_color(OURS if row[3] else INK)
+        label.set_fontweight("bold" if row[3] else "normal")
+    figure.tight_layout(w_pad=2.5)
+    figure.savefig(out, metadata={"Date": None}, facecolor="white")
+
+
+def panel(axes: plt.Axes, rows: list, values: list[float], title: str) -> None:
+    """Draw bars with their values beside them."""
+    bars = axes.barh(
+        [row[0] for row in rows], values, color=[OURS if row[3] else OTHERS for row in rows]
+    )
+    axes.bar_label(bars, [shown(value) for value in values], padding=4, color=INK, fontsize=10)
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlim(0, max(values) * 1.18)
+    axes.xaxis.set_visible(False)
+    axes.tick_params(left=False)
+    axes.spines[:].set_visible(False)
+
+
+def shown(value: float) -> str:
+    """Return a value with as many digits as say something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
