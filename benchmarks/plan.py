@@ -18,6 +18,7 @@ class Plan:
     slow_rounds: int = 1
     sweep_rounds: int = 3
     upserts: int = 50_000
+    refreshes: int = 1_440  # of table 2, in a day; a multiple of 30
     memory_lines: int = 4_000_000
     live_seconds: float = 30.0
     idle_seconds: float = 60.0
@@ -30,6 +31,7 @@ QUICK = Plan(
     rounds=1,
     sweep_rounds=1,
     upserts=5_000,
+    refreshes=120,
     memory_lines=400_000,
     live_seconds=5.0,
     idle_seconds=5.0,

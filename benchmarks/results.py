@@ -1,7 +1,10 @@
 """What was measured, and how it is shown: tables of rows, and the figures that were asked for."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,15 @@ def markdown(table: Table) -> str:
     """Return a table under its title, with how it was measured and its notes."""
     cells = [[_cell(row, name, how) for name, how in table.columns.items()] for row in table.rows]
     aligned = ["--:" if how else "---" for how in table.columns.values()]
-    parts = [f"## {table.title}", table.how, grid(list(table.columns), aligned, cells)]
+    parts = [f"## {table.title}", filled(table.how), grid(list(table.columns), aligned, cells)]
     if table.notes:
         parts.append("\n".join(f"- {note}" for note in table.notes))
     return "\n\n".join(parts)
+
+
+def filled(text: str) -> str:
+    """Return paragraphs, wrapped."""
+    return "\n\n".join(textwrap.fill(part, WIDTH) for part in text.split("\n\n"))
 
 
 def findings(tables: Sequence[Table]) -> str:

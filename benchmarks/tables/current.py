@@ -1,14 +1,14 @@
 """Table 2: what it costs to keep a day's report current, each minute, while its log grows.
 
-DuckDB reads the log from its start at every minute. That is measured at the middle of each block of
-48 minutes and taken for all of its block; its cost grows evenly with the log, so little is lost.
-What it could do instead, keep finished hours and read the last, is a program of its own.
+DuckDB reads the log from its start at each refresh. That is measured at the middle of each of 30
+blocks of the day and taken for all of its block; its cost grows evenly with the log, so little is
+lost. What it could do instead, keep finished hours and read the last, is a program of its own.
 
-Ours is one `processor run` that follows the log: a minute's lines are appended, the commit that
+Ours is one `processor run` that follows the log: a refresh's lines are appended, the commit that
 covers them is waited for, the report is read. Its CPU is that of the process (its start included),
 of PostgreSQL, and of reading the report; the connection that looks whether the commit is there is
 left out. Time is compressed, so what a day of waiting for lines costs is measured by itself, and
-added in a row of its own; DuckDB waits at no cost. A minute is 1/1440 of the lines.
+added in a row of its own; DuckDB waits at no cost. Each refresh has as many new lines.
 """
 
 import json
@@ -25,15 +25,14 @@ from plan import DATA, HERE, Plan
 from results import Finding, Table
 from venv_of_peers import peers_python
 
-MINUTES = 1440
-BLOCK_MINUTES = 48
+BLOCKS = 30
 COLUMNS = {"way": "", "CPU s": ",.1f", "DuckDB's over it": ",.1f", "exact": ""}
 
 
 def measure(plan: Plan, server: ours.Server) -> Table:
     """Measure a day by both ways."""
     log = logs.made(logs.of_length(plan, plan.lines))
-    sizes = minute_sizes(log, plan.lines)
+    sizes = refresh_sizes(log, plan.lines, plan.refreshes)
     theirs, their_exact = rereading(log, sizes)
     busy, idle, our_exact = following(log, sizes, plan.idle_seconds, server)
     costs = (
@@ -45,17 +44,17 @@ def measure(plan: Plan, server: ours.Server) -> Table:
         {"way": way, "CPU s": cpu, "DuckDB's over it": theirs / cpu, "exact": exact}
         for way, cpu, exact in costs
     ]
-    on = f"{plan.lines:,} lines in a day, {MINUTES:,} refreshes"
-    asked = "keeping the report current each minute: CPU of DuckDB re-reading over ours"
+    on = f"{plan.lines:,} lines in a day, {plan.refreshes:,} refreshes"
+    asked = "keeping a day's report current: CPU of DuckDB re-reading over ours"
     measured = f"{theirs / busy:.1f}; {theirs / (busy + idle):.1f} with a day of waiting"
     how = f"On {on}. " + (__doc__ or "").partition("\n\n")[2].strip()
     title = "2. Keeping the report current"
     return Table(title, how, COLUMNS, rows, [Finding(asked, measured, on)])
 
 
-def minute_sizes(log: Path, lines: int) -> list[int]:
-    """Return how many bytes the log has at the end of each minute."""
-    ends = [minute * lines // MINUTES for minute in range(MINUTES + 1)]
+def refresh_sizes(log: Path, lines: int, refreshes: int) -> list[int]:
+    """Return how many bytes the log has at each refresh."""
+    ends = [number * lines // refreshes for number in range(refreshes + 1)]
     sizes = [0]
     with log.open("rb") as file:
         for start, end in pairwise(ends):
@@ -65,14 +64,14 @@ def minute_sizes(log: Path, lines: int) -> list[int]:
 
 def rereading(log: Path, sizes: list[int]) -> tuple[float, str]:
     """Return the CPU seconds of DuckDB's day, and whether its last report was exact."""
-    blocks = [range(at, at + BLOCK_MINUTES) for at in range(0, MINUTES, BLOCK_MINUTES)]
-    chosen = [sizes[block[BLOCK_MINUTES // 2]] for block in blocks] + sizes[-1:]
+    of_a_block = len(sizes) // BLOCKS
+    chosen = sizes[of_a_block // 2 :: of_a_block] + sizes[-1:]
     sizes_file, out = DATA / "sizes.json", DATA / "duckdb_reread.csv"
     sizes_file.write_text(json.dumps(chosen), encoding="utf-8")
     command = [peers_python(), HERE / "peers" / "duckdb_reread.py", log, out, sizes_file]
     done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE)
     *costs, _whole_day = json.loads(done.stdout)
-    return sum(costs) * BLOCK_MINUTES, logs.difference(logs.expected(log), logs.rows_of(out))
+    return sum(costs) * of_a_block, logs.difference(logs.expected(log), logs.rows_of(out))
 
 
 def following(
@@ -105,7 +104,7 @@ def a_day(
     watcher: psycopg.Connection,
     reader: psycopg.Connection,
 ) -> float:
-    """Append minute by minute, and read each report; return the CPU of reading on our side."""
+    """Append and read the report at each refresh; return the CPU of reading on our side."""
     reading = 0.0
     with log.open("rb") as source, grown.open("ab", buffering=0) as file:
         for start, end in pairwise([0, *sizes]):
