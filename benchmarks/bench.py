@@ -1,6 +1,7 @@
-"""Measure everything: prints tables, and writes `RESULTS.md` and `results.svg` beside this file.
+"""Measure everything: prints tables, and writes `RESULTS.md` and `results.svg`.
 
-A short run, or one of chosen tables, writes them to `data/` instead.
+They are written to `data/` as tables are done, and a whole run puts them beside this file at its
+end; a quick one, or one of chosen tables, does not.
 
 Usage: python benchmarks/bench.py [--lines N] [--rounds R] [--memory-lines N] [--quick]
        [--only TABLE...]
@@ -12,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -43,13 +45,20 @@ def main() -> None:
     plan = dataclasses.replace(plan, **given)
     DATA.mkdir(exist_ok=True)
     with server() as at:
-        tables = []
-        for name in chosen.only or TABLES:
-            tables.append(TABLES[name](plan, at))
-            print(results.markdown(tables[-1]) + "\n", flush=True)
-        print(results.findings(tables))
-        folder = DATA if chosen.only or chosen.quick else HERE
-        write(folder, header(plan, at), tables)
+        run(chosen.only or list(TABLES), plan, at)
+    if not chosen.only and not chosen.quick:
+        for name in ("RESULTS.md", "results.svg"):
+            shutil.copy(DATA / name, HERE / name)
+
+
+def run(names: Sequence[str], plan: Plan, at: Server) -> None:
+    """Measure tables, and print and write each as it is done."""
+    tables = []
+    for name in names:
+        tables.append(TABLES[name](plan, at))
+        print(results.markdown(tables[-1]) + "\n", flush=True)
+        write(header(plan, at), tables)
+    print(results.findings(tables))
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -89,16 +98,15 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.machine()
 
 
-def write(folder: Path, head: str, tables: Sequence[results.Table]) -> None:
-    """Write the results, and the chart if table 1 is among them."""
+def write(head: str, tables: Sequence[results.Table]) -> None:
+    """Write the results, and the chart if table 1 is among them, to `data/`."""
     parts = [head, results.findings(tables)]
     for table in tables:
         parts.append(results.markdown(table))
         if "who" in table.columns:
-            draw(table, folder / "results.svg")
+            draw(table, DATA / "results.svg")
             parts.append("![Events per second, and CPU seconds per million](results.svg)")
-    (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    print(f"\nwritten: {folder / 'RESULTS.md'}")
+    (DATA / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def draw(table: results.Table, out: Path) -> None:

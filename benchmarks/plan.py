@@ -27,12 +27,12 @@ class Plan:
 
 
 QUICK = Plan(
-    lines=200_000,
+    lines=100_000,
     rounds=1,
     sweep_rounds=1,
     upserts=5_000,
     refreshes=120,
-    memory_lines=400_000,
+    memory_lines=200_000,
     live_seconds=5.0,
     idle_seconds=5.0,
     visits=(50_000, 200_000),
