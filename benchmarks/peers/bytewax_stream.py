@@ -18,6 +18,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from itertools import chain
 from pathlib import Path
@@ -35,6 +36,7 @@ from common import CLICK, LOAD, WINDOW_SECONDS, second_of, write_report
 BUCKETS = [str(number) for number in range(16)]
 BLOCK_BYTES = 1 << 20
 LATENESS_SECONDS = 600
+LISTENING = "0A"  # in /proc/net/tcp
 COUNTED = frozenset((LOAD, CLICK))
 LOADS, CLICKS, USERS, RELATED, CLICKED = range(5)
 
@@ -214,6 +216,7 @@ def main(log: str, out: str, *of_a_worker: str) -> None:
     flow = dataflow(log, workers)
     if of_a_worker:
         number, addresses = of_a_worker
+        await_listeners(addresses.split()[: int(number)])
         cluster_main(flow, addresses.split(), int(number))
         part = [(*key, *row) for key, row in report.items()]
         Path(f"{out}.{number}").write_text(json.dumps(part), encoding="utf-8")
@@ -244,6 +247,16 @@ def free_addresses(count: int) -> list[str]:
     for one in sockets:
         one.close()
     return addresses
+
+
+def await_listeners(addresses: list[str]) -> None:
+    """Wait for the workers that this one connects to: who is refused tries again a second later."""
+    wanted = {f"{int(address.rpartition(':')[2]):04X}" for address in addresses}
+    while True:
+        sockets = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()]
+        if wanted <= {words[1][-4:] for words in sockets if words[3] == LISTENING}:
+            return
+        time.sleep(0.005)
 
 
 if __name__ == "__main__":
