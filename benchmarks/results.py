@@ -9,9 +9,10 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Finding:
-    """A figure that was asked for, what was measured, and on what."""
+    """A figure, what is aimed at, what was measured, and on what."""
 
-    asked: str
+    figure: str
+    aim: str
     measured: str
     on: str
 
@@ -47,9 +48,12 @@ def filled(text: str) -> str:
 
 
 def findings(tables: Sequence[Table]) -> str:
-    """Return the figures that were asked for, of all tables."""
-    rows = [[one.asked, one.measured, one.on] for table in tables for one in table.findings]
-    return "## Targets\n\n" + grid(["asked", "measured", "on"], ["---", "--:", "---"], rows)
+    """Return the figures that are aimed at, of all tables."""
+    rows = [
+        [one.figure, one.aim, one.measured, one.on] for table in tables for one in table.findings
+    ]
+    head = ["figure", "aim", "measured", "on"]
+    return "## Targets\n\n" + grid(head, ["---", "---", "--:", "---"], rows)
 
 
 def grid(head: Sequence[str], aligned: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

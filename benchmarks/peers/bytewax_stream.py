@@ -3,7 +3,8 @@
 Tuned as far as it would go. The log is cut into blocks, which the processes take in turn, so that
 each decodes its share of it; threads would share one lock, and were slower. The events of a block
 go on as one list for each of a few buckets of users, since an item of the dataflow costs more than
-an event does. A bucket's logic de-duplicates, joins within the window, counts distinct users and
+an event does; with PEER_ITEMS=events each goes on by itself, keyed by its user, as its guides have
+it. A bucket's logic de-duplicates, joins within the window, counts distinct users and
 hands increments on to the rows that they belong to. Python's collector is told to look less often.
 
 State is bounded: visits are kept by the half hour and clicking users by the hour, and are forgotten
@@ -101,6 +102,15 @@ def decode(block: tuple[int, list[bytes]]) -> list[tuple[str, tuple[int, int, li
             events[user % few].append((visit, kind == LOAD, at))
             newest = max(newest, at)
     return [(key, (part, newest, of_it)) for key, of_it in zip(BUCKETS, events, strict=True)]
+
+
+def decode_events(block: tuple[int, list[bytes]]) -> list[tuple[str, tuple[int, int, list]]]:
+    """Return the same for each event by itself, keyed by its user."""
+    return [
+        (str(event[0][2]), (part, event[2], [event]))
+        for _, (part, _, events) in decode(block)
+        for event in events
+    ]
 
 
 class Bucket(StatefulBatchLogic):
@@ -201,7 +211,8 @@ def dataflow(log: str, workers: int) -> Dataflow:
     """Return the job."""
     flow = Dataflow("report")
     blocks = op.input("read", flow, Parts(log, workers))
-    events = op.flat_map("decode", blocks, decode)
+    by_event = os.environ.get("PEER_ITEMS") == "events"
+    events = op.flat_map("decode", blocks, decode_events if by_event else decode)
     added = op.stateful_batch("fold", events, lambda _state: Bucket(workers))
     by_row = op.map("row", added, lambda item: (f"{item[1][0][0]} {item[1][0][1]}", item[1][1]))
     op.output("report", op.stateful_map("add", by_row, add), ReportSink())

@@ -35,7 +35,7 @@ def measure(plan: Plan, server: ours.Server) -> Table:
     on = f"{shape.lines:,} lines, {shape.hours:,.0f} hours"
     measured = f"{highest[0]:,.0f} first, {highest[-1]:,.0f} last quarter"
     how = f"On {on}. " + (__doc__ or "").partition("\n\n")[2].strip()
-    finding = Finding("peak memory flat as event time passes, MiB", measured, on)
+    finding = Finding("peak memory as event time passes, MiB", "flat", measured, on)
     return Table("6. Memory over a long log", how, COLUMNS, rows, [finding])
 
 
