@@ -7,7 +7,7 @@ what `contract` accepts; whatever it stumbles over, `contract.judge` decides on 
 from collections.abc import Iterable
 from datetime import UTC, tzinfo
 from io import BytesIO
-from operator import itemgetter, length_hint
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import orjson
@@ -25,9 +25,11 @@ from processor.core.contract import (
     uncounted,
 )
 from processor.core.framing import starts_of
-from processor.core.model import Chunk
+from processor.core.model import SECOND_US, Chunk
 
 _FIELDS: Final = itemgetter("event_type", "event_id", "customer_id", "user_id", "fired_at")
+
+_AMERICAN_CHARS: Final = len("MM/DD/YYYY, HH:MM:SS")
 
 Refusal = tuple[int, int, str, str]
 """(offset, length in bytes, reason, detail) of a line that becomes a dead letter."""
@@ -62,17 +64,31 @@ class Decoded(NamedTuple):
 
 
 class _Clock(dict[str, int]):
-    """`parse_fired_at` that parses each distinct text once: a log repeats its seconds."""
+    """`parse_fired_at`, which sees each distinct text only once: a log repeats its seconds.
+
+    In UTC it sees one text a minute; of `MM/DD/YYYY, HH:MM:SS`, the seconds are added to it.
+    """
 
     _MOST: Final = 100_000
+    _SECONDS: Final = {f"{second:02}": second * SECOND_US for second in range(60)}
 
     def __init__(self, zone: tzinfo) -> None:
         self._zone = zone
+        self._minute = ""
+        self._minute_at = 0
 
     def __missing__(self, text: str) -> int:
         if len(self) >= self._MOST:
             self.clear()
-        fired_at = self[text] = parse_fired_at(text, self._zone)
+        minute, second = text[:-2], self._SECONDS.get(text[-2:])
+        if second is None or len(text) != _AMERICAN_CHARS or self._zone is not UTC:
+            fired_at = parse_fired_at(text, self._zone)
+        else:
+            if minute != self._minute:
+                self._minute_at = parse_fired_at(f"{minute}00", self._zone)
+                self._minute = minute
+            fired_at = self._minute_at + second
+        self[text] = fired_at
         return fired_at
 
 
@@ -86,21 +102,21 @@ class Decoder:
     def decode(self, chunk: Chunk) -> Decoded:
         """Return what the lines of a chunk are. Never raises, whatever the bytes.
 
+        Each line becomes an event or one of the others, so their sum is the number of the next one.
         orjson returns no integer below 64 bits, so only their upper bound is checked.
         """
         decoded = Decoded([], [], [], [], [], [], {}, [])
         visits, customers, instants, clicks, users, *_ = decoded
+        others, lines = list[tuple[int, Ignored | Refused]](), list[bytes]()
         clock, page_load, click = self._clock, PAGE_LOAD, CLICK
         most, most_chars = INT64_MAX, MAX_EVENT_ID_CHARS
-        others: list[tuple[int, Ignored | Refused]] = []
-        numbers = iter(range(chunk.lines))
-        rows = zip(numbers, map(_FIELDS, map(orjson.loads, BytesIO(chunk.data))), strict=False)
+        rows = map(_FIELDS, map(orjson.loads, BytesIO(chunk.data)))
         while True:
             try:
-                for number, (event_type, event_id, customer_id, user_id, text) in rows:
+                for event_type, event_id, customer_id, user_id, text in rows:
                     is_click = event_type == click
                     if not is_click and event_type != page_load:
-                        others.append((number, uncounted(event_type)))
+                        others.append((len(visits) + len(others), uncounted(event_type)))
                         continue
                     fired_at = clock[text]
                     if not (
@@ -120,9 +136,9 @@ class Decoder:
                     instants.append(fired_at)
             except (ValueError, LookupError, TypeError):
                 # The iterators have gone past this line, and go on with the next.
-                number = chunk.lines - length_hint(numbers) - 1
-                line = chunk.data.split(b"\n", number + 1)[number]
-                verdict = judge(line, self._zone)
+                number = len(visits) + len(others)
+                lines = lines or chunk.data.split(b"\n")
+                verdict = judge(lines[number], self._zone)
                 if isinstance(verdict, Event):
                     _add(decoded, verdict)
                 else:

@@ -77,8 +77,9 @@ class LogState:
         self.outcomes[DUPLICATE] += duplicates
         for event_type, lines in decoded.ignored.items():
             self.outcomes["ignored", self.name_of(event_type)] += lines
-        for refusal in decoded.refused:
-            self.bury(DeadLetter(*refusal))
+        for reason, lines in Counter([refusal[2] for refusal in decoded.refused]).items():
+            self.outcomes["dead_letter", reason] += lines
+        self.dead_letters.extend(map(DeadLetter._make, decoded.refused))
 
     def bury(self, dead_letter: DeadLetter) -> None:
         """Account for a line as a dead letter."""
