@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter, deque
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 
@@ -10,7 +11,7 @@ from processor.core.decode import Decoded, Decoder
 from processor.core.fold import Fold
 from processor.core.framing import BLOCK_BYTES, Framer
 from processor.core.log import LogState
-from processor.core.model import Checkpoint, Chunk, Rules
+from processor.core.model import Checkpoint, Chunk, LogImage, Rules
 from processor.core.visits import Visits
 
 MINUTE, HOUR, DAY, YEAR = 60, 3_600, 86_400, 365 * 86_400
@@ -161,10 +162,33 @@ class Run:
         for log_id in self.logs:
             self._rebuild(self.states[log_id], self.readers[log_id], self.checkpoint(log_id))
 
+    def snapshot(self):
+        """Return the working state as a file would hold it; no batch may be in hand."""
+        images = [state.image() for state in self.states.values()]
+        return json.dumps([self.fold.open_from, list(map(asdict, images)), [*self.fold.pieces()]])
+
+    def restart_from(self, snapshot, commits):
+        """Lose the memory, and all but the first `commits` commits; fold on from a snapshot."""
+        del self.commits[commits:]
+        open_from, images, pieces = json.loads(snapshot)
+        logs = [(LogImage(**image), self.names(image["log_id"])) for image in images]
+        self.fold = Fold.restored(self.rules, open_from, logs, pieces)
+        self.decode = Decoder(self.zone).decode
+        self.states = {log_id: self.fold.log(log_id) for log_id in self.logs}
+        self.readers = {
+            log_id: MemoryLog(data, self.states[log_id].offset, self.block_bytes)
+            for log_id, data in self.logs.items()
+        }
+        for log_id in self.logs:
+            self._fold_silently(self.states[log_id], self.readers[log_id], self.checkpoint(log_id))
+
     def _rebuild(self, state, reader, checkpoint):
         for offset in checkpoint.ahead_offsets:
             if offset < state.offset:
                 self.fold.recall(state, offset, self.decode(reader.line_at(offset)))
+        self._fold_silently(state, reader, checkpoint)
+
+    def _fold_silently(self, state, reader, checkpoint):
         while state.offset < checkpoint.byte_offset:
             self.take_in(state, reader.read(end=checkpoint.byte_offset))
             self.fold.cut()

@@ -9,7 +9,7 @@ Knows no files, no SQL, no clock.
 """
 
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 from typing import Final
 
@@ -17,7 +17,16 @@ from processor.core.contract import Refused
 from processor.core.decode import Decoded
 from processor.core.framing import starts_of
 from processor.core.log import LogState
-from processor.core.model import MINUTE_US, Checkpoint, Chunk, Commit, DeadLetter, Rules
+from processor.core.model import (
+    MINUTE_US,
+    Checkpoint,
+    Chunk,
+    Commit,
+    DeadLetter,
+    LogImage,
+    Piece,
+    Rules,
+)
 from processor.core.visits import Visits
 from processor.core.watermark import RUN_LINES, Watermark, advance, advance_all, is_late
 
@@ -39,7 +48,7 @@ class Fold:
         self._rules = rules
         self._lateness = rules.allowed_lateness_us
         self._logs: dict[int, LogState] = {}
-        self._open_from = _BEFORE_ALL  # for lines before it, too much is forgotten
+        self._open_from = _BEFORE_ALL
         self._visits = Visits(rules.attribution_window_us)
 
     @property
@@ -66,6 +75,37 @@ class Fold:
         """
         log = self._logs[log_id] = LogState(log_id, checkpoint, names, starts_at)
         return log
+
+    @classmethod
+    def restored(
+        cls,
+        rules: Rules,
+        open_from: int,
+        logs: Iterable[tuple[LogImage, Iterable[str]]],
+        pieces: Iterable[Piece],
+    ) -> "Fold":
+        """Return the fold that was described by `open_from`, `logs` and `pieces`.
+
+        Beside each log stand the names of event types that it has ignored by now.
+        """
+        fold = cls(rules)
+        fold._open_from = open_from
+        fold._logs = {image.log_id: LogState.restored(image, names) for image, names in logs}
+        fold._visits.restore(pieces)
+        return fold
+
+    @property
+    def open_from(self) -> int:
+        """The instant before which too much is forgotten to count a line."""
+        return self._open_from
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the open visits, in pieces; to be asked for between two batches."""
+        return self._visits.pieces()
+
+    def log(self, log_id: int) -> LogState:
+        """Return the state of a log."""
+        return self._logs[log_id]
 
     def release(self, log: LogState) -> None:
         """Let go of a log that is not read on; its visits stay."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from processor.core.contract import OTHER_NAMES
 from processor.core.decode import Decoded
-from processor.core.model import MINUTE_US, Checkpoint, DeadLetter, LogCommit
+from processor.core.model import MINUTE_US, Checkpoint, DeadLetter, LogCommit, LogImage
 from processor.core.watermark import Watermark
 from processor.errors import LedgerError
 
@@ -44,6 +44,21 @@ class LogState:
         self.names = set(names)
         self.start_batch()
 
+    @classmethod
+    def restored(cls, image: LogImage, names: Iterable[str]) -> "LogState":
+        """Return the state that `image` was made of; `names` are the event types ignored by now."""
+        log = cls(image.log_id, Checkpoint(rebuild_from=image.offset), names, image.starts_at)
+        log.mark = Watermark(image.watermark, tuple(image.run))
+        log.markers = deque((offset, at) for offset, at in image.markers)
+        log.ahead = [(fired_at, offset) for fired_at, offset in image.ahead]
+        return log
+
+    def image(self) -> LogImage:
+        """Return what is known of the log, as a value; to be asked for between two batches."""
+        markers, ahead = tuple(self.markers), tuple(self.ahead)
+        mark = self.mark
+        return LogImage(self.log_id, self.offset, mark.at, mark.run, markers, ahead, self.starts_at)
+
     def start_batch(self) -> None:
         """Forget the batch in hand."""
         self.from_offset = self.offset
@@ -55,6 +70,11 @@ class LogState:
     def event_time(self) -> int | None:
         """How far the log has come: its watermark, or where it is known to start before it has."""
         return self.starts_at if self.mark.at is None else self.mark.at
+
+    @property
+    def rebuild_from(self) -> int:
+        """From which offset on the log would have to be folded again."""
+        return self.markers[0][0]
 
     @property
     def ahead_lines(self) -> int:

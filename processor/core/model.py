@@ -3,9 +3,9 @@
 Instants are whole microseconds since 1970-01-01T00:00:00Z, hours whole hours since then.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 SECOND_US: Final = 1_000_000
 MINUTE_US: Final = 60 * SECOND_US
@@ -52,6 +52,23 @@ class Checkpoint(NamedTuple):
     rebuild_from: int = 0
     rebuild_watermark: int | None = None
     ahead_offsets: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogImage:
+    """What the working state knows of one log, at an offset; see `core.log` for its parts."""
+
+    log_id: int
+    offset: int
+    watermark: int | None
+    run: Sequence[int]
+    markers: Sequence[tuple[int, int | None]]
+    ahead: Sequence[tuple[int, int]]
+    starts_at: int | None
+
+
+Piece = Sequence[Any]
+"""A part of the open visits, of plain lists, numbers and strings; see `core.visits`."""
 
 
 class Increment(NamedTuple):

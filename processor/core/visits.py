@@ -6,14 +6,21 @@ Knows neither logs nor watermarks.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, compress, groupby, repeat
+from typing import Final, TypeVar
 
 from processor.core import machine
-from processor.core.model import HOUR_US, MINUTE_US, Increment
+from processor.core.model import HOUR_US, MINUTE_US, Increment, Piece
 
 _COLUMNS: Final = len(Increment._fields) - 2
 _PAGE_LOADS, _CLICKS, _UNIQUE_USER_CLICKS, _RELATED_CLICKS, _CLICKED_PAGE_LOADS = range(_COLUMNS)
+
+PIECE_ITEMS: Final = 20_000
+"""Some megabytes: enough to lose no time between pieces, little beside what is held."""
+_PIECE_OF_USERS: Final = 3
+
+_Item = TypeVar("_Item")
 
 
 class Visits:
@@ -100,6 +107,49 @@ class Visits:
         for hour in [h for h in self._users_by_hour if h < open_from // HOUR_US]:
             del self._users_by_hour[hour]
 
+    def pieces(self) -> Iterator[Piece]:
+        """Yield all that is held, in pieces of at most `PIECE_ITEMS` visits or users.
+
+        A piece of visits is [minute, visits, instants, repeats, clicked visits, their states]. Its
+        `visits` were loaded once and never clicked: the first at `instants[0]`, and so were
+        the others of the first `repeats[0]`. A piece of users is [hour, customers, users].
+        """
+        for minute, bucket in self._visits_by_minute.items():
+            for visits in _batched(bucket):
+                yield self._piece(minute, visits)
+        for hour, pairs in self._users_by_hour.items():
+            for some in _batched(sorted(pairs)):
+                yield [hour, [customer for customer, _ in some], [user for _, user in some]]
+
+    def restore(self, pieces: Iterable[Piece]) -> None:
+        """Take up all that was held, from the `pieces` that were yielded then."""
+        for piece in pieces:
+            if len(piece) == _PIECE_OF_USERS:
+                hour, customers, users = piece
+                self._users_by_hour[hour].update(zip(customers, users, strict=True))
+                continue
+            minute, visits, instants, repeats, clicked, states = piece
+            # Visits of one instant share its number again, as when they were folded.
+            each = chain.from_iterable(map(repeat, instants, repeats))
+            self._visits.update(zip(visits, each, strict=True))
+            for visit, (page_loads, clicks) in zip(clicked, states, strict=True):
+                self._visits[visit] = tuple(page_loads), tuple(clicks)
+            bucket = self._visits_by_minute[minute]
+            bucket += visits
+            bucket += clicked
+
+    def _piece(self, minute: int, visits: Sequence[str]) -> Piece:
+        states = [self._visits[visit] for visit in visits]
+        is_plain = [type(state) is int for state in states]
+        instants, repeats = list[object](), list[int]()
+        for instant, same in groupby(compress(states, is_plain)):
+            instants.append(instant)
+            repeats.append(len(list(same)))
+        clicked = [visit for visit, plain in zip(visits, is_plain, strict=True) if not plain]
+        plain_visits = list(compress(visits, is_plain)) if clicked else visits
+        touched = [self._visits[visit] for visit in clicked]
+        return [minute, plain_visits, instants, repeats, clicked, touched]
+
     def _state_of(self, visit: str, fired_at: int) -> machine.Visit:
         state = self._visits.get(visit)
         if state is None:
@@ -124,6 +174,11 @@ class Visits:
                 kept = self._visits[visit] = machine.forget(state, before)
                 oldest = min(kept[0] + kept[1])
                 self._visits_by_minute[oldest // MINUTE_US].append(visit)
+
+
+def _batched(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    for first in range(0, len(items), PIECE_ITEMS):
+        yield items[first : first + PIECE_ITEMS]
 
 
 def _no_counts() -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import psycopg
@@ -40,6 +41,15 @@ def database(url: str | None, checkpoints: Path) -> Iterator[Connect]:
         )
 
     yield connect_to_url
+
+
+def snapshot_path(url: str | None, checkpoints: Path) -> Path:
+    """Return where the snapshot of the report in a database lives: each has a name of its own."""
+    if not url:
+        return checkpoints / "snapshots" / "embedded"
+    parts = psycopg.conninfo.conninfo_to_dict(url)
+    named = ((name, value) for name, value in sorted(parts.items()) if "password" not in name)
+    return checkpoints / "snapshots" / sha256(repr(list(named)).encode()).hexdigest()[:16]
 
 
 def _is_valid(url: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from processor.edges.database import database
+from processor.edges.database import database, snapshot_path
 from processor.edges.reader import Reader
 from processor.edges.store import Store
 from processor.errors import ExitCode, ProcessorError, SettingsError
@@ -33,6 +33,7 @@ from processor.shell.options import (
 )
 from processor.shell.report import Format, TableOrJson
 from processor.shell.settings import RunSettings, run_settings
+from processor.shell.snapshots import Snapshots
 from processor.shell.terminal import asked_to_stop, exit_on_sigterm, output_to, progress_bar
 
 app = typer.Typer(
@@ -107,7 +108,7 @@ def run(
     )
     with asked_to_stop() as stop, _store(database_url, checkpoints) as store:
         store.migrate()
-        _run(store, settings, stop)
+        _run(store, settings, stop, snapshot_path(database_url, checkpoints))
 
 
 @app.command()
@@ -158,7 +159,7 @@ def replay(
                 "forget what they have put into it with --only-these"
             )
         store.empty(settings.rules)
-        _run(store, settings, stop)
+        _run(store, settings, stop, snapshot_path(database_url, checkpoints))
 
 
 @app.command()
@@ -350,9 +351,9 @@ def main() -> None:
         sys.exit(ExitCode.FAILED)
 
 
-def _run(store: Store, settings: RunSettings, stop: Stop) -> None:
+def _run(store: Store, settings: RunSettings, stop: Stop, snapshot: Path) -> None:
     with progress_bar(has_end=settings.once) as tell:
-        Daemon(store, settings, stop, tell).run()
+        Daemon(store, settings, stop, tell, Snapshots(snapshot, settings.rules)).run()
 
 
 @contextlib.contextmanager

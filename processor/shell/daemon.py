@@ -24,6 +24,7 @@ from processor.edges.store import ConnectionLostError, Store, StoredLog
 from processor.edges.watch import Watch
 from processor.errors import LogError
 from processor.shell.settings import RunSettings
+from processor.shell.snapshots import Snapshots
 from processor.shell.workers import Task, Workers
 
 POLL_SECONDS: Final = 0.1
@@ -84,12 +85,14 @@ class Daemon:
         settings: RunSettings,
         stop: Stop,
         progress: Callable[[int, int], None] = lambda _done, _all: None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._stop = stop
         self._progress = progress
         self._fold = Fold(settings.rules)
+        self._snapshots = snapshots or Snapshots(None, settings.rules)
         self._decoder = Decoder(settings.zone)
         self._workers = Workers(settings.workers, settings.timezone)
         self._logs: dict[Path, OpenLog] = {}
@@ -115,7 +118,7 @@ class Daemon:
             while not self._stop.requested:
                 found = self._fold_next_chunk()
                 if self._batch_is_due():
-                    self._commit()
+                    self._end_batch()
                 if not found:
                     if self._settings.once:
                         break
@@ -126,6 +129,7 @@ class Daemon:
                         self._when_connected(self._open_logs)
             self._commit()
             self._finish_commit()
+            self._save_snapshot_if_due(at_end=True)
         finally:
             self._stop.requested = True  # nothing is tried again for a run that ends
             self._committer.shutdown()
@@ -144,14 +148,18 @@ class Daemon:
         stored = self._store.open_logs(map(str, there))
         self._close_logs()
         self._fold = Fold(self._settings.rules)
-        self._rebuild(
-            {
-                path: stored.pop(str(path))
-                for path in there
-                if not self._is_empty(path, stored[str(path)].checkpoint)
-            },
-            {Path(path): log for path, log in stored.items() if Path(path) not in there},
-        )
+        read_on = {
+            path: stored.pop(str(path))
+            for path in there
+            if not self._is_empty(path, stored[str(path)].checkpoint)
+        }
+        others = {
+            Path(path): log
+            for path, log in stored.items()
+            if Path(path) not in there and log.checkpoint.byte_offset > 0
+        }
+        if not self._restore(read_on, others):
+            self._rebuild(read_on, others)
 
     def _close_logs(self) -> None:
         self._workers.rest()
@@ -190,17 +198,45 @@ class Daemon:
         times = [time for time in event_times.values() if time is not None]
         all_known = times and len(times) == len(event_times)
         needed = self._settings.rules.oldest_needed(min(times)) if all_known else None
-        others = {path: log for path, log in others.items() if _matters(path, log, needed)}
+        let_go = others
+        others = {path: log for path, log in others.items() if _matters(log, needed)}
+        for path in [path for path in others if not path.is_file()]:
+            _log.warning("%s: is gone; what it shares with later lines is no longer known", path)
+            let_go = {other: log for other, log in let_go.items() if other != path}
+            del others[path]
         for path, log in (read_on | others).items():
             start = _reaching_back(log.checkpoint, needed)
             starts_at = event_times.get(path) if log.checkpoint.watermark is None else None
             state = self._fold.open(log.log_id, start, log.names, starts_at)
             self._logs[path] = OpenLog(LogReader(path, start.rebuild_from), state, deque())
         for path, log in (read_on | others).items():
-            self._refold(self._logs[path], log.checkpoint)
+            self._recall(self._logs[path], log.checkpoint)
+            self._fold_silently(self._logs[path], log.checkpoint)
         for path in others:
             self._fold.release(self._logs[path].state)
             self._logs.pop(path).reader.close()
+        if not self._stop.requested:
+            self._snapshots.starts_from(let_go, anew=True)
+
+    def _restore(self, read_on: dict[Path, StoredLog], others: dict[Path, StoredLog]) -> bool:
+        """Take up the working state from a snapshot, and fold on; False if none leads there."""
+        fold = self._snapshots.load(read_on, others)
+        if fold is None:
+            return False
+        self._fold = fold
+        try:
+            for path, log in read_on.items():
+                state = fold.log(log.log_id)
+                self._logs[path] = OpenLog(LogReader(path, state.offset), state, deque())
+                self._fold_silently(self._logs[path], log.checkpoint)
+        except LogError as error:
+            _log.warning("%s; folding again without the snapshot", error)
+            self._close_logs()
+            self._fold = Fold(self._settings.rules)
+            return False
+        if not self._stop.requested:
+            self._snapshots.starts_from(others, anew=False)
+        return True
 
     def _event_time(self, path: Path, log: StoredLog) -> int | None:
         """Return how far a log has come, or where it starts while it has no watermark."""
@@ -213,12 +249,16 @@ class Daemon:
             reader.close()
         return first_instant(self._decoder.decode(chunk)) if chunk else None
 
-    def _refold(self, log: OpenLog, checkpoint: Checkpoint) -> None:
+    def _recall(self, log: OpenLog, checkpoint: Checkpoint) -> None:
+        """Fold in again the lines that are ahead of where a log is folded from."""
         for offset in checkpoint.ahead_offsets:
             if offset < log.state.offset and not self._stop.requested:
                 line = self._decoder.decode(log.reader.line_at(offset))
                 self._fold.recall(log.state, offset, line)
         self._fold.cut()
+
+    def _fold_silently(self, log: OpenLog, checkpoint: Checkpoint) -> None:
+        """Fold a log up to its checkpoint, committing nothing of it."""
         while log.state.offset < checkpoint.byte_offset:
             if self._stop.requested:
                 return
@@ -242,7 +282,7 @@ class Daemon:
         for log in logs:
             if task := log.next(self._settings.batch_lines):
                 if self._fold.batch_lines + task.chunk.lines > self._settings.batch_lines:
-                    self._commit()
+                    self._end_batch()
                 if self._fold.batch_lines == 0:
                     self._batch_started = time.monotonic()
                 self._fold.fold(log.state, task.chunk, task.result(self._decoder))
@@ -272,6 +312,10 @@ class Daemon:
             return None
         return max(self._batch_started + self._settings.batch_seconds - time.monotonic(), 0)
 
+    def _end_batch(self) -> None:
+        self._commit()
+        self._save_snapshot_if_due()
+
     def _commit(self) -> None:
         """Begin to commit the batch in hand, once the one before it is committed."""
         commit = self._fold.cut()
@@ -281,6 +325,11 @@ class Daemon:
     def _finish_commit(self) -> bool:
         """Wait for the commit under way; False when a stop made it drop its batch."""
         return self._committing is None or self._committing.result()
+
+    def _save_snapshot_if_due(self, *, at_end: bool = False) -> None:
+        """Save the working state right after a batch, once that is known to be committed."""
+        if self._snapshots.is_due(self._logs, at_end=at_end) and self._finish_commit():
+            self._snapshots.save(self._fold, self._logs)
 
     def _send(self, commit: Commit) -> bool:
         """Commit a batch, however often the connection breaks; drop it on a stop."""
@@ -325,17 +374,10 @@ def _reaching_back(checkpoint: Checkpoint, needed: int | None) -> Checkpoint:
     return Checkpoint()
 
 
-def _matters(path: Path, log: StoredLog, needed: int | None) -> bool:
+def _matters(log: StoredLog, needed: int | None) -> bool:
     """Whether a log that is not read on may share visits with what is."""
     at = log.checkpoint.watermark
-    if log.checkpoint.byte_offset == 0:
-        return False
-    if at is not None and needed is not None and at < needed and not log.checkpoint.ahead_offsets:
-        return False
-    if path.is_file():
-        return True
-    _log.warning("%s: is gone; what it shares with later lines is no longer known", path)
-    return False
+    return at is None or needed is None or at >= needed or bool(log.checkpoint.ahead_offsets)
 
 
 def _furthest_behind(log: OpenLog) -> tuple[bool, int]:
