@@ -61,11 +61,11 @@ class Command:
         self.folder = folder
         self.started = []
 
-    def start(self, *arguments, **options):
+    def start(self, *arguments, program=("-m", "processor"), **options):
         """Start it, and let it run."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(
-            [sys.executable, "-m", "processor", *map(str, arguments)],
+            [sys.executable, *program, *map(str, arguments)],
             **{"env": self.environment, "cwd": self.folder, **pipes, **options},
         )
         self.started.append(process)

@@ -235,12 +235,25 @@ class Run:
         return self
 
     def anyhow(self, rng, restarts=3):
-        """Fold all, in batches of any size, crashing and going on from any earlier commit."""
+        """Fold all, in batches of any size, crashing and going on from any earlier commit.
+
+        From a snapshot too, whichever commit it was taken at, if it is not newer than the commit.
+        """
+        snapshots = []
         while self.read(rng.choice((1, 2, 7, 40, 200))):
             if rng.random() < 0.4:
                 self.cut()
+                snapshots.append(({i: s.offset for i, s in self.states.items()}, self.snapshot()))
             if restarts and rng.random() < 0.1:
-                self.restart(rng.randint(0, len(self.commits)))
+                commits = rng.randint(0, len(self.commits))
+                self.restart(commits)
+                usable = [
+                    snapshot
+                    for offsets, snapshot in snapshots
+                    if all(at <= self.checkpoint(i).byte_offset for i, at in offsets.items())
+                ]
+                if usable and rng.random() < 0.6:
+                    self.restart_from(rng.choice(usable), commits)
                 restarts -= 1
         self.cut()
         return self

@@ -155,6 +155,21 @@ def test_several_logs_with_shared_visits_give_the_table_of_the_oracle(logs, rule
     assert run.table() == expected(rules, *logs)
 
 
+@settings(max_examples=100, deadline=None)
+@given(logs=st.lists(logs, min_size=1, max_size=2), rules=rules, rng=seeds)
+def test_a_restored_state_goes_on_as_if_it_had_never_stopped(logs, rules, rng):
+    """Commit by commit, checkpoints included, when a snapshot is restored after each batch."""
+    batch_lines = rng.choice((1, 7, 40))
+    through, restored = (Run(*logs, rules=rules, block_bytes=BLOCK_BYTES) for _ in range(2))
+    through.to_end(batch_lines)
+    while restored.read(batch_lines - restored.fold.batch_lines):
+        if restored.fold.batch_lines >= batch_lines:
+            restored.cut()
+            restored.restart_from(restored.snapshot(), len(restored.commits))
+    restored.cut()
+    assert restored.commits == through.commits
+
+
 class Ledger(NamedTuple):
     """What the lines of a log came to."""
 
