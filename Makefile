@@ -52,4 +52,4 @@ constraints: .venv/installed  ## Write down the versions that are installed
 	$(BIN)/pip freeze --exclude-editable | sort -f > constraints.txt
 
 clean:  ## Remove what was made, the embedded database included
-	rm -rf .venv demo checkpoints/postgres*
+	rm -rf .venv demo checkpoints/postgres* checkpoints/snapshots

@@ -26,7 +26,9 @@ DatabaseUrl = Annotated[
 ]
 Checkpoints = Annotated[
     Path,
-    typer.Option(envvar="PROCESSOR_CHECKPOINTS", help="Where the embedded database lives."),
+    typer.Option(
+        envvar="PROCESSOR_CHECKPOINTS", help="Where snapshots and the embedded database live."
+    ),
 ]
 BatchLines = Annotated[
     int, typer.Option(envvar="PROCESSOR_BATCH_LINES", help="A batch has at most so many lines,")
