@@ -13,26 +13,25 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from processor.core.decode import Decoder
 from processor.core.fold import Fold, first_instant
-from processor.core.log import LogState
 from processor.core.model import Checkpoint, Commit
 from processor.edges.source import ALL_LINES, LogReader, size_of
 from processor.edges.store import ConnectionLostError, Store, StoredLog
 from processor.edges.watch import Watch
 from processor.errors import LogError
+from processor.shell.open_log import OpenLog, read_ahead
 from processor.shell.settings import RunSettings
 from processor.shell.snapshots import Snapshots
-from processor.shell.workers import Task, Workers
+from processor.shell.workers import Workers
 
 POLL_SECONDS: Final = 0.1
 SUMMARY_SECONDS: Final = 30.0
 _COLLECT_AFTER_OBJECTS: Final = 200_000
 """A batch makes many short-lived tuples and no cycles: looking for some every 700 objects, as
 Python does, costs a tenth of the fold."""
-_WORTH_WORKERS_BYTES: Final = 16 << 20
 _FIRST_RETRY_SECONDS: Final = 0.1
 _LAST_RETRY_SECONDS: Final = 30.0
 
@@ -51,26 +50,6 @@ class Stop:
         while not self.requested and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, POLL_SECONDS))
         return self.requested
-
-
-class OpenLog(NamedTuple):
-    """A log that is read: its file, what the fold knows of it, and what was read ahead of that."""
-
-    reader: LogReader
-    state: LogState
-    ahead: deque[Task]
-
-    def lags(self, end: int | None = None) -> bool:
-        """Whether there is so much to read that starting workers is worth it."""
-        end = self.reader.size_bytes() if end is None else end
-        return end - self.state.offset >= _WORTH_WORKERS_BYTES
-
-    def next(self, most: int, end: int | None = None) -> Task | None:
-        """Return up to `most` lines that are folded next, None when no line is complete."""
-        if self.ahead:
-            return self.ahead.popleft()
-        chunk = self.reader.read(most, end)
-        return Task(chunk) if chunk else None
 
 
 class Daemon:
@@ -262,7 +241,7 @@ class Daemon:
         while log.state.offset < checkpoint.byte_offset:
             if self._stop.requested:
                 return
-            self._read_ahead([log], ALL_LINES, checkpoint.byte_offset)
+            read_ahead([log], self._workers, ALL_LINES, checkpoint.byte_offset)
             task = log.next(ALL_LINES, checkpoint.byte_offset)
             if task is None:
                 break
@@ -278,7 +257,7 @@ class Daemon:
     def _fold_next_chunk(self) -> bool:
         """Fold the next lines of the log that is furthest behind; False when none has any."""
         logs = sorted(self._logs.values(), key=_furthest_behind)
-        self._read_ahead(logs, self._settings.batch_lines)
+        read_ahead(logs, self._workers, self._settings.batch_lines)
         for log in logs:
             if task := log.next(self._settings.batch_lines):
                 if self._fold.batch_lines + task.chunk.lines > self._settings.batch_lines:
@@ -289,15 +268,6 @@ class Daemon:
                 self._tell_progress()
                 return True
         return False
-
-    def _read_ahead(self, logs: list[OpenLog], most: int, end: int | None = None) -> None:
-        """Keep the workers busy with what is folded next of logs that lag, a chunk each in turn."""
-        logs = [log for log in logs if log.lags(end)] if self._settings.workers > 1 else []
-        while logs and self._workers.have_room:
-            log = logs.pop(0)
-            if chunk := log.reader.read(most, end):
-                log.ahead.append(self._workers.submit(chunk))
-                logs.append(log)
 
     def _batch_is_due(self) -> bool:
         lines = self._fold.batch_lines

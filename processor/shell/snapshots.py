@@ -19,12 +19,12 @@ from typing import Final
 
 from processor.core.contract import CONTRACT_VERSION
 from processor.core.fold import Fold
-from processor.core.log import LogState
 from processor.core.model import Rules
 from processor.edges.snapshot import Head, LogTrace, SnapshotError, read, write
 from processor.edges.source import LogReader
 from processor.edges.store import StoredLog
 from processor.errors import LogError
+from processor.shell.open_log import OpenLog
 
 WORTH_BYTES: Final = 64 << 20
 """About half a second of folding, and more than it takes to load what such a log leaves open."""
@@ -32,7 +32,7 @@ EVERY_SECONDS: Final = 300.0
 _DIGEST_BYTES: Final = 4096
 
 StoredLogs = Mapping[Path, StoredLog]
-OpenLogs = Mapping[Path, tuple[LogReader, LogState]]
+OpenLogs = Mapping[Path, OpenLog]
 
 _log = logging.getLogger(__name__)
 
@@ -111,8 +111,8 @@ class Snapshots:
         started = time.monotonic()
         try:
             traces = tuple(
-                LogTrace(str(path), _digest(reader, state.offset), state.image())
-                for path, (reader, state) in logs.items()
+                LogTrace(str(path), _digest(log.reader, log.state.offset), log.state.image())
+                for path, log in logs.items()
             )
             head = Head(CONTRACT_VERSION, self._rules, fold.open_from, traces, self._let_go)
             size_bytes = write(self._path, head, fold.pieces())
@@ -138,7 +138,7 @@ class Snapshots:
 
     def _saves(self, logs: OpenLogs) -> int:
         """Return the bytes of log that a restart would fold less with a snapshot of now."""
-        states = [state for _, state in logs.values()]
+        states = [log.state for log in logs.values()]
         anew = sum(state.offset - state.rebuild_from for state in states)
         if not self._saved:
             return anew

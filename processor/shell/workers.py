@@ -67,6 +67,11 @@ class Workers:
         self.running: list[Worker] = []
 
     @property
+    def are_wanted(self) -> bool:
+        """Whether there are to be any: one alone would do what the parent does."""
+        return self._count > 1
+
+    @property
     def have_room(self) -> bool:
         """Whether a chunk can be handed to a worker that is not busy enough."""
         for worker in self.running:

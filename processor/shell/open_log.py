@@ -1,0 +1,44 @@
+"""A log that is read: its file, what the fold knows of it, and what is decoded ahead of that."""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from processor.core.log import LogState
+from processor.edges.source import LogReader
+from processor.shell.workers import Task, Workers
+
+_WORTH_WORKERS_BYTES: Final = 16 << 20
+"""About a tenth of a second of folding: less is done before a worker has started."""
+
+
+class OpenLog(NamedTuple):
+    """A log that is read: its file, what the fold knows of it, and what was read ahead of that."""
+
+    reader: LogReader
+    state: LogState
+    ahead: deque[Task]
+
+    def lags(self, end: int | None = None) -> bool:
+        """Whether there is so much to read that starting workers is worth it."""
+        end = self.reader.size_bytes() if end is None else end
+        return end - self.state.offset >= _WORTH_WORKERS_BYTES
+
+    def next(self, most: int, end: int | None = None) -> Task | None:
+        """Return up to `most` lines that are folded next, None when no line is complete."""
+        if self.ahead:
+            return self.ahead.popleft()
+        chunk = self.reader.read(most, end)
+        return Task(chunk) if chunk else None
+
+
+def read_ahead(
+    logs: Iterable[OpenLog], workers: Workers, most: int, end: int | None = None
+) -> None:
+    """Keep the workers busy with what is folded next of logs that lag, a chunk each in turn."""
+    lagging = deque(log for log in logs if workers.are_wanted and log.lags(end))
+    while lagging and workers.have_room:
+        log = lagging.popleft()
+        if chunk := log.reader.read(most, end):
+            log.ahead.append(workers.submit(chunk))
+            lagging.append(log)
