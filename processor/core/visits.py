@@ -7,8 +7,8 @@ Knows neither logs nor watermarks.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, compress, groupby, repeat
-from typing import Final, TypeVar
+from itertools import accumulate, chain, groupby, islice, repeat
+from typing import Final
 
 from processor.core import machine
 from processor.core.model import HOUR_US, MINUTE_US, Increment, Piece
@@ -19,8 +19,6 @@ _PAGE_LOADS, _CLICKS, _UNIQUE_USER_CLICKS, _RELATED_CLICKS, _CLICKED_PAGE_LOADS 
 PIECE_ITEMS: Final = 20_000
 """Some megabytes: enough to lose no time between pieces, little beside what is held."""
 _PIECE_OF_USERS: Final = 3
-
-_Item = TypeVar("_Item")
 
 
 class Visits:
@@ -110,16 +108,17 @@ class Visits:
     def pieces(self) -> Iterator[Piece]:
         """Yield all that is held, in pieces of at most `PIECE_ITEMS` visits or users.
 
-        A piece of visits is [minute, visits, instants, repeats, clicked visits, their states]. Its
-        `visits` were loaded once and never clicked: the first at `instants[0]`, and so were
-        the others of the first `repeats[0]`. A piece of users is [hour, customers, users].
+        A piece of visits is [visits, instants, repeats, clicked visits, their states]. Its `visits`
+        were loaded once and never clicked: the first at `instants[0]`, and so were the others of
+        the first `repeats[0]`. A piece of users is [hour, customers, users].
         """
-        for minute, bucket in self._visits_by_minute.items():
-            for visits in _batched(bucket):
-                yield self._piece(minute, visits)
+        held = iter(self._visits.items())
+        while some := list(islice(held, PIECE_ITEMS)):
+            yield _piece_of(some)
         for hour, pairs in self._users_by_hour.items():
-            for some in _batched(sorted(pairs)):
-                yield [hour, [customer for customer, _ in some], [user for _, user in some]]
+            users = iter(sorted(pairs))
+            while batch := list(islice(users, PIECE_ITEMS)):
+                yield [hour, *map(list, zip(*batch, strict=True))]
 
     def restore(self, pieces: Iterable[Piece]) -> None:
         """Take up all that was held, from the `pieces` that were yielded then."""
@@ -127,28 +126,27 @@ class Visits:
             if len(piece) == _PIECE_OF_USERS:
                 hour, customers, users = piece
                 self._users_by_hour[hour].update(zip(customers, users, strict=True))
-                continue
-            minute, visits, instants, repeats, clicked, states = piece
-            # Visits of one instant share its number again, as when they were folded.
-            each = chain.from_iterable(map(repeat, instants, repeats))
-            self._visits.update(zip(visits, each, strict=True))
-            for visit, (page_loads, clicks) in zip(clicked, states, strict=True):
-                self._visits[visit] = tuple(page_loads), tuple(clicks)
-            bucket = self._visits_by_minute[minute]
-            bucket += visits
-            bucket += clicked
+            else:
+                self._restore_visits(*piece)
 
-    def _piece(self, minute: int, visits: Sequence[str]) -> Piece:
-        states = [self._visits[visit] for visit in visits]
-        is_plain = [type(state) is int for state in states]
-        instants, repeats = list[object](), list[int]()
-        for instant, same in groupby(compress(states, is_plain)):
-            instants.append(instant)
-            repeats.append(len(list(same)))
-        clicked = [visit for visit, plain in zip(visits, is_plain, strict=True) if not plain]
-        plain_visits = list(compress(visits, is_plain)) if clicked else visits
-        touched = [self._visits[visit] for visit in clicked]
-        return [minute, plain_visits, instants, repeats, clicked, touched]
+    def _restore_visits(
+        self,
+        visits: list[str],
+        instants: list[int],
+        repeats: list[int],
+        clicked: list[str],
+        states: list[machine.Visit],
+    ) -> None:
+        # Visits of one instant share its number again, as when they were folded.
+        each = chain.from_iterable(map(repeat, instants, repeats))
+        self._visits.update(zip(visits, each, strict=True))
+        start = 0
+        for fired_at, end in zip(instants, accumulate(repeats), strict=True):
+            self._visits_by_minute[fired_at // MINUTE_US] += visits[start:end]
+            start = end
+        for visit, (page_loads, clicks) in zip(clicked, states, strict=True):
+            self._visits[visit] = tuple(page_loads), tuple(clicks)
+            self._visits_by_minute[min(page_loads + clicks) // MINUTE_US].append(visit)
 
     def _state_of(self, visit: str, fired_at: int) -> machine.Visit:
         state = self._visits.get(visit)
@@ -176,9 +174,19 @@ class Visits:
                 self._visits_by_minute[oldest // MINUTE_US].append(visit)
 
 
-def _batched(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
-    for first in range(0, len(items), PIECE_ITEMS):
-        yield items[first : first + PIECE_ITEMS]
+def _piece_of(held: Sequence[tuple[str, machine.Visit | int]]) -> Piece:
+    instants, repeats = list[object](), list[int]()
+    for state, same in groupby(state for _, state in held if type(state) is int):
+        instants.append(state)
+        repeats.append(len(list(same)))
+    clicked = [(visit, state) for visit, state in held if type(state) is not int]
+    return [
+        [visit for visit, state in held if type(state) is int],
+        instants,
+        repeats,
+        [visit for visit, _ in clicked],
+        [state for _, state in clicked],
+    ]
 
 
 def _no_counts() -> list[int]:

@@ -3,6 +3,7 @@
 from core_helpers import HOUR, MINUTE, YEAR, Run, beats, click, page_load
 
 from processor.core import visits as core_visits
+from processor.core.model import MINUTE_US
 from processor.core.visits import Visits
 from processor.core.watermark import RUN_LINES
 
@@ -20,10 +21,14 @@ BUSY = [
 
 
 def held(visits):
-    """Return all that is held of visits, in any order."""
+    """Return the visits and users that are held, having seen that each visit is evicted in time."""
     held = vars(visits)
-    buckets = {m: sorted(bucket) for m, bucket in held["_visits_by_minute"].items() if bucket}
-    return held["_visits"], buckets, held["_users_by_hour"]
+    buckets = [(v, m) for m, bucket in held["_visits_by_minute"].items() for v in bucket]
+    assert sorted(held["_visits"]) == sorted(visit for visit, _ in buckets)
+    for visit, minute in buckets:
+        state = held["_visits"][visit]
+        assert minute >= (state if type(state) is int else min(sum(state, ()))) // MINUTE_US
+    return held["_visits"], held["_users_by_hour"]
 
 
 def test_what_is_restored_is_what_was_there():
@@ -44,7 +49,7 @@ def test_pieces_are_of_bounded_size(monkeypatch):
     log = [f(at // 50, f"{at}", user=at) for at in range(500) for f in (page_load, click)]
     run = Run(log).to_end()
     pieces = list(run.fold.pieces())
-    sizes = [len(p[1]) if len(p) == 3 else len(p[1]) + len(p[4]) for p in pieces]
+    sizes = [len(p[1]) if len(p) == 3 else len(p[0]) + len(p[3]) for p in pieces]
     assert max(sizes) == 10
     assert sum(sizes) == 1_000
     assert len(pieces) == 100
@@ -56,7 +61,7 @@ def test_pieces_are_of_bounded_size(monkeypatch):
 def test_visits_of_one_instant_share_its_number():
     """As when they were folded: a number each would take 32 bytes more a visit."""
     restored = Visits(0)
-    restored.restore([[0, ["a", "b", "c"], [10**15, 10**15 + 1], [2, 1], [], []]])
+    restored.restore([[["a", "b", "c"], [10**15, 10**15 + 1], [2, 1], [], []]])
     visits, *_ = held(restored)
     assert visits["a"] is visits["b"]
     assert visits == {"a": 10**15, "b": 10**15, "c": 10**15 + 1}
