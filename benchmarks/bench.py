@@ -65,8 +65,8 @@ def arguments() -> argparse.ArgumentParser:
     """Return what can be asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--lines", type=int, help="in a day's log (2,000,000)")
-    parser.add_argument("--rounds", type=int, help="of table 1, of those that are not slow (5)")
-    parser.add_argument("--memory-lines", type=int, help="of table 6 (4,000,000)")
+    parser.add_argument("--rounds", type=int, help="of table 1, of those that are not slow (3)")
+    parser.add_argument("--memory-lines", type=int, help="of table 6 (20,000,000)")
     parser.add_argument(
         "--quick", action="store_true", help="small logs, one round: for developing"
     )

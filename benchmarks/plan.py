@@ -14,16 +14,16 @@ class Plan:
     """Sizes, in lines, rounds and seconds; `rounds` of those that are slow are `slow_rounds`."""
 
     lines: int = 2_000_000
-    rounds: int = 5
+    rounds: int = 3
     slow_rounds: int = 1
-    sweep_rounds: int = 3
+    sweep_rounds: int = 1
     upserts: int = 50_000
     refreshes: int = 1_440  # of table 2, in a day; a multiple of 30
-    memory_lines: int = 4_000_000
+    memory_lines: int = 20_000_000
     live_seconds: float = 30.0
     idle_seconds: float = 60.0
-    visits: tuple[int, int] = (200_000, 1_000_000)
-    restarts: int = 3
+    visits: tuple[int, int] = (200_000, 6_000_000)
+    restarts: int = 2
 
 
 QUICK = Plan(
