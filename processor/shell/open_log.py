@@ -1,13 +1,15 @@
 """A log that is read: its file, what the fold knows of it, and what is decoded ahead of that."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from processor.core.log import LogState
 from processor.edges.source import LogReader
 from processor.shell.workers import Task, Workers
 
+CHUNKS_AHEAD: Final = 4
+"""So many chunks a worker are read ahead: those in its mailboxes, and as many that wait."""
 _WORTH_WORKERS_BYTES: Final = 16 << 20
 """About a tenth of a second of folding: less is done before a worker has started."""
 
@@ -33,12 +35,19 @@ class OpenLog(NamedTuple):
 
 
 def read_ahead(
-    logs: Iterable[OpenLog], workers: Workers, most: int, end: int | None = None
+    logs: Collection[OpenLog], workers: Workers, most: int, end: int | None = None
 ) -> None:
-    """Keep the workers busy with what is folded next of logs that lag, a chunk each in turn."""
-    lagging = deque(log for log in logs if workers.are_wanted and log.lags(end))
-    while lagging and workers.have_room:
+    """Keep the workers busy with what is folded next of logs that lag, a chunk each in turn.
+
+    What is decoded waits to be folded, so that it counts until then: memory stays bounded.
+    """
+    if workers.count < 2:  # noqa: PLR2004 - one alone would do what the parent can do
+        return
+    room = workers.count * CHUNKS_AHEAD - sum(len(log.ahead) for log in logs)
+    lagging = deque(log for log in logs if log.lags(end)) if room > 0 else ()
+    while room > 0 and lagging and workers.have_room:
         log = lagging.popleft()
         if chunk := log.reader.read(most, end):
             log.ahead.append(workers.submit(chunk))
             lagging.append(log)
+            room -= 1

@@ -62,14 +62,9 @@ class Workers:
     """So many processes, started with the first chunk and ended by `rest`."""
 
     def __init__(self, count: int, timezone: str) -> None:
-        self._count = count
+        self.count = count
         self._timezone = timezone
         self.running: list[Worker] = []
-
-    @property
-    def are_wanted(self) -> bool:
-        """Whether there are to be any: one alone would do what the parent does."""
-        return self._count > 1
 
     @property
     def have_room(self) -> bool:
@@ -78,11 +73,11 @@ class Workers:
             while worker.collect(wait=False):
                 pass
         self.running = [worker for worker in self.running if worker.alive]
-        return len(self.running) < self._count or any(w.free for w in self.running)
+        return len(self.running) < self.count or any(w.free for w in self.running)
 
     def submit(self, chunk: Chunk) -> Task:
         """Hand a chunk to the worker that has the least to do; only while they `have_room`."""
-        if len(self.running) < self._count:
+        if len(self.running) < self.count:
             self.running.append(Worker(self._timezone))
         return max(self.running, key=lambda worker: len(worker.free)).submit(chunk)
 

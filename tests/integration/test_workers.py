@@ -2,16 +2,20 @@
 
 import os
 import signal
+from collections import deque
 from datetime import UTC
 from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from core_helpers import chunk_of, click, event, page_load
+from core_helpers import ALL_LINES, chunk_of, click, event, log_of, page_load
 
 from processor.core.decode import Decoder
-from processor.core.model import Chunk
+from processor.core.log import LogState
+from processor.core.model import Checkpoint, Chunk
+from processor.edges.source import LogReader
 from processor.shell import workers as module
+from processor.shell.open_log import CHUNKS_AHEAD, OpenLog, read_ahead
 from processor.shell.settings import zone_of
 from processor.shell.workers import Workers
 
@@ -111,3 +115,19 @@ def test_workers_that_rest_are_gone_and_leave_no_file_open(make):
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert open_files() == before
     assert answering(workers).submit(CHUNKS[3]).result(Never()) == Decoder().decode(CHUNKS[3])
+
+
+def test_what_is_read_ahead_is_bounded_however_fast_the_workers_are(make, tmp_path):
+    """What is decoded and not yet folded counts too, over all logs together."""
+    path = tmp_path / "app.log"
+    path.write_bytes(log_of([page_load(0)]) * 200_000)
+    workers = answering(make(2))
+    logs = [OpenLog(LogReader(path, 0), LogState(n, Checkpoint()), deque()) for n in range(2)]
+    most = 2 * CHUNKS_AHEAD
+    for _ in range(3 * most):
+        read_ahead(logs, workers, ALL_LINES)
+        wait_until(lambda: workers.have_room)
+    assert sum(len(log.ahead) for log in logs) == most
+    assert [len(log.ahead) for log in logs] == [most // 2, most // 2]
+    for log in logs:
+        log.reader.close()
