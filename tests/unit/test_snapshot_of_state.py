@@ -38,6 +38,7 @@ def test_what_is_restored_is_what_was_there():
     run.restart_from(run.snapshot(), len(run.commits))
     assert held(vars(run.fold)["_visits"]) == before
     assert run.states[1].image() == image
+    assert run.states[1].rebuild_from == run.checkpoint().rebuild_from
     assert len(image.run) == 2
     assert len(image.ahead) > 2
     assert len(image.markers) > 2
