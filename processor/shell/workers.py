@@ -143,6 +143,8 @@ class Worker:
 
     def end(self) -> None:
         """End the process; what it had not done is left to others."""
+        if not self.alive:
+            return
         self.alive = False
         for task in self._tasks:
             task.finish(None)

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import stat
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from processor.edges.snapshot import Head, LogTrace, SnapshotError, read, write
 from processor.edges.source import LogReader
 from processor.edges.store import StoredLog
 from processor.shell import snapshots
+from processor.shell.open_log import OpenLog
 from processor.shell.snapshots import Snapshots
 
 LINES = [*beats(0, 3 * HOUR), click(3 * HOUR, "a")]
@@ -71,7 +73,10 @@ class Report:
         saving = Snapshots(self.path, self.run.rules)
         saving.starts_from({p: s for i in let_go for p, s in self.stored(i).items()}, anew=True)
         readers = {i: LogReader(path, 0) for i, path in self.paths.items() if i not in let_go}
-        logs = {self.paths[i]: (reader, self.run.states[i]) for i, reader in readers.items()}
+        logs = {
+            self.paths[i]: OpenLog(reader, self.run.states[i], deque())
+            for i, reader in readers.items()
+        }
         assert saving.is_due(logs, at_end=True)
         saving.save(self.run.fold, logs)
         for reader in readers.values():
@@ -307,7 +312,7 @@ def test_a_snapshot_is_due_when_it_is_time_and_worth_it(tmp_path, monkeypatch):
     report.run.read(150)
     report.run.cut()
     saving = report.save()
-    logs = {report.paths[1]: (None, report.run.states[1])}
+    logs = {report.paths[1]: OpenLog(None, report.run.states[1], deque())}
     assert not saving.is_due(logs, at_end=True)
     report.run.to_end()
     assert saving.is_due(logs, at_end=True)
@@ -321,7 +326,7 @@ def test_a_snapshot_is_due_when_it_is_time_and_worth_it(tmp_path, monkeypatch):
 def test_a_state_that_is_not_whole_is_not_saved(saved):
     """As when a stop was asked for while it was folded again."""
     saving = Snapshots(saved.path, RULES)
-    logs = {saved.paths[1]: (None, saved.run.states[1])}
+    logs = {saved.paths[1]: OpenLog(None, saved.run.states[1], deque())}
     assert not saving.is_due(logs, at_end=True)
     saving.starts_from({}, anew=True)
     assert saving.is_due(logs, at_end=True)
@@ -333,7 +338,7 @@ def test_a_full_disk_keeps_the_old_snapshot_and_is_told_once(saved, monkeypatch,
     """And when there is room again, the next one is written."""
     old = saved.path.read_bytes()
     reader = LogReader(saved.paths[1], 0)
-    logs = {saved.paths[1]: (reader, saved.run.states[1])}
+    logs = {saved.paths[1]: OpenLog(reader, saved.run.states[1], deque())}
     saving = Snapshots(saved.path, RULES)
     saving.starts_from({}, anew=True)
 

@@ -299,7 +299,7 @@ def test_migrations_that_start_at_once_apply_each_step_once(connect):
     for thread in threads:
         thread.join()
     assert errors == []
-    assert sorted(results) == [0] * 5 + [len(migrations())]
+    assert sum(results) == len(migrations())
 
 
 def test_a_newer_schema_is_refused(store, connect):

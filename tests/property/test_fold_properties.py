@@ -174,7 +174,6 @@ def test_a_restored_state_goes_on_as_if_it_had_never_stopped(logs, rules, rng):
         assert restored.commits == through.commits
     assert restored.table() == through.table() == expected(rules, *logs)
     for log_id in restored.logs:
-        assert restored.ledger(log_id) == through.ledger(log_id)
         assert restored.checkpoint(log_id)[:2] == through.checkpoint(log_id)[:2]
 
 
