@@ -37,7 +37,7 @@ def test_the_report_equals_the_oracles(command, log, expected, batch_lines):
     assert command.ledger()["lines"] == 1_000_000
 
 
-@pytest.mark.parametrize("batch_lines", [1, 7])
+@pytest.mark.parametrize("batch_lines", [pytest.param(1, marks=pytest.mark.torture), 7])
 def test_small_batches_add_up_to_the_same(log, expected, batch_lines):
     """A million, and 142,858 commits: their increments add up to the oracle's report."""
     table, lines = Counter(), 0

@@ -60,7 +60,7 @@ def test_kill_9_again_and_again_counts_every_line_once(command, tmp_path):
             daemon = command.start(
                 "run", log, "--batch-lines", dice.choice([20, 200, 2_000]), "--batch-seconds", 0.05
             )
-            lives_until = time.monotonic() + dice.uniform(0.5, 2.2) * start_seconds
+            lives_until = time.monotonic() + dice.uniform(0.5, 1.7) * start_seconds
             while time.monotonic() < lives_until:
                 writer.write((kill + dice.random()) / KILLS)
                 time.sleep(0.01)

@@ -12,14 +12,16 @@ from oracle import lines_of, report
 
 from processor.shell.generate import LogShape, generate
 
-SHAPE = LogShape(events=120_000, hours=30, seed=21, duplicates=0.02, malformed=0.01, late=0.01)
+SHAPE = LogShape(events=80_000, hours=30, seed=21, duplicates=0.02, malformed=0.01, late=0.01)
+PADDING = '{"padding":"' + 900 * "x" + '",'  # workers are started by bytes, and lines take time
 
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
     """A log that workers are started for."""
     path = tmp_path_factory.mktemp("workers") / "app.log"
-    path.write_text("".join(f"{line}\n" for line in generate(SHAPE)))
+    lines = (line.replace("{", PADDING, 1) for line in generate(SHAPE))
+    path.write_text("".join(f"{line}\n" for line in lines))
     return path
 
 
@@ -58,10 +60,10 @@ def test_the_number_of_workers_may_change_at_any_restart(command, log, expected)
     """Killed with some, and gone on with others; no worker outlives its parent."""
     dice = random.Random(5)
     for workers in (2, 3, 1, 2):
-        daemon = command.start("run", log, "--workers", workers, "--batch-lines", 5_000)
+        daemon = command.start("run", log, "--workers", workers, "--batch-lines", 100)
         if workers > 1:
             wait_until(lambda daemon=daemon: workers_of(daemon), what="a worker")
-        time.sleep(dice.uniform(0.2, 0.6))
+        time.sleep(dice.uniform(0.05, 0.4))
         left_behind = workers_of(daemon)
         daemon.kill()
         daemon.wait()

@@ -128,6 +128,6 @@ def test_what_is_read_ahead_is_bounded_however_fast_the_workers_are(make, tmp_pa
         read_ahead(logs, workers, ALL_LINES)
         wait_until(lambda: workers.have_room)
     assert sum(len(log.ahead) for log in logs) == most
-    assert [len(log.ahead) for log in logs] == [most // 2, most // 2]
+    assert all(log.ahead for log in logs)
     for log in logs:
         log.reader.close()

@@ -158,9 +158,10 @@ def test_several_logs_with_shared_visits_give_the_table_of_the_oracle(logs, rule
 @settings(max_examples=100, deadline=None)
 @given(logs=st.lists(logs, min_size=1, max_size=2), rules=rules, rng=seeds)
 def test_a_restored_state_goes_on_as_if_it_had_never_stopped(logs, rules, rng):
-    """Commit by commit, checkpoints included, when a snapshot is restored after each batch.
+    """Commit by commit, when a snapshot is restored after each batch.
 
-    Of two logs, which lines make up a batch depends on where reading began: their sums are equal.
+    Where to rebuild from depends on which lines were read together, and so on where reading began.
+    So does, of two logs, which lines make up a batch: their sums are equal.
     """
     batch_lines = rng.choice((1, 7, 40))
     through, restored = (Run(*logs, rules=rules, block_bytes=BLOCK_BYTES) for _ in range(2))
@@ -171,10 +172,19 @@ def test_a_restored_state_goes_on_as_if_it_had_never_stopped(logs, rules, rng):
             restored.restart_from(restored.snapshot(), len(restored.commits))
     restored.cut()
     if len(logs) == 1:
-        assert restored.commits == through.commits
+        assert list(map(effect, restored.commits)) == list(map(effect, through.commits))
     assert restored.table() == through.table() == expected(rules, *logs)
     for log_id in restored.logs:
         assert restored.checkpoint(log_id)[:2] == through.checkpoint(log_id)[:2]
+
+
+def effect(commit):
+    """Return what a commit does, save for the place that it has the state rebuilt from."""
+    logs = [
+        (log.from_offset, log.checkpoint[:2], log.lines, log.outcomes, log.dead_letters)
+        for log in commit.logs
+    ]
+    return commit.increments, logs
 
 
 class Ledger(NamedTuple):
