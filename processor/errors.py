@@ -32,6 +32,10 @@ class LogError(ProcessorError):
     """A log cannot be read, or is not the log that its checkpoint was made from."""
 
 
+class GoneError(LogError):
+    """A part of a log that is still needed is not there any more."""
+
+
 class StoreError(ProcessorError):
     """The database cannot be used as it is."""
 

@@ -32,6 +32,16 @@ class Framer:
         self._lines = 0
 
     @property
+    def offset(self) -> int:
+        """The offset of what was not given out yet."""
+        return self._offset
+
+    @property
+    def holds_lines(self) -> bool:
+        """Whether there are lines that were fed and not given out yet."""
+        return self._lines > 0
+
+    @property
     def next_read(self) -> int:
         """The offset at which to read next, once `take` has given all lines out."""
         return self._offset + self._overlong

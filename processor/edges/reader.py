@@ -12,7 +12,8 @@ from typing import Any, Final, LiteralString, NamedTuple
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from processor.edges.store import Connect
+from processor.edges.files import KnownFile
+from processor.edges.store import READ_FILES, Connect, files_by_log
 from processor.errors import StoreError
 
 _REPORT: Final = """
@@ -25,7 +26,7 @@ WHERE (%(customers)s::bigint[] IS NULL OR customer_id = ANY(%(customers)s))
 ORDER BY hour, customer_id"""
 
 _LOGS: Final = """
-SELECT path, byte_offset, lines,
+SELECT path, byte_offset, lines, log_id,
     to_char(watermark AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS watermark,
     ARRAY(SELECT (outcome, name, lines) FROM ledger l WHERE l.log_id = c.log_id) AS outcomes
 FROM checkpoints c ORDER BY path"""
@@ -56,6 +57,7 @@ class LogStatus(NamedTuple):
     lines: int
     watermark: str | None
     outcomes: dict[tuple[str, str], int]
+    files: list[KnownFile]
 
 
 class DeadLetterRow(NamedTuple):
@@ -87,6 +89,7 @@ class Reader:
 
     def status(self) -> list[LogStatus]:
         """Return the checkpoint and the ledger of each log, by path."""
+        files = self.files()
         return [
             LogStatus(
                 row.path,
@@ -94,9 +97,14 @@ class Reader:
                 row.lines,
                 row.watermark,
                 {(outcome, name): int(lines) for outcome, name, lines in row.outcomes},
+                files.get(row.log_id, []),
             )
             for row in self._stream(_LOGS, {})
         ]
+
+    def files(self) -> dict[int, list[KnownFile]]:
+        """Return the files of each log, by its id."""
+        return files_by_log(self._stream(READ_FILES, {}))
 
     def dead_letters(self) -> Iterator[DeadLetterRow]:
         """Yield all dead letters, by log and offset."""

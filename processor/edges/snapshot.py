@@ -24,7 +24,7 @@ import orjson
 from processor.core.model import LogImage, Piece, Rules
 from processor.errors import ProcessorError
 
-FORMAT: Final = b"processor snapshot 1\n"
+FORMAT: Final = b"processor snapshot 2\n"
 """To be raised with whatever changes what is in a snapshot, or what it means."""
 
 _CHECKSUM_BYTES: Final = len(sha256().hexdigest()) + 1
@@ -36,13 +36,9 @@ class SnapshotError(ProcessorError):
 
 
 class LogTrace(NamedTuple):
-    """A log that a snapshot holds: how it is known again, and what the fold knew of it.
-
-    `digest` is that of the bytes before the image's offset.
-    """
+    """A log that a snapshot holds, and what the fold knew of it."""
 
     path: str
-    digest: str
     image: LogImage
 
 
@@ -111,7 +107,7 @@ def _write_lines(file: BinaryIO, head: Head, pieces: Iterable[Piece]) -> int:
 
 def _encoded(head: Head, pieces: Iterable[Piece]) -> Iterator[bytes]:
     yield FORMAT
-    logs = [(log.path, log.digest, log.image) for log in head.logs]
+    logs = [(log.path, log.image) for log in head.logs]
     fields = (head.contract_version, head.rules, head.open_from, logs, head.let_go)
     names = Head.__dataclass_fields__
     yield orjson.dumps(dict(zip(names, fields, strict=True)), option=orjson.OPT_APPEND_NEWLINE)
@@ -121,9 +117,7 @@ def _encoded(head: Head, pieces: Iterable[Piece]) -> Iterator[bytes]:
 
 def _head(line: bytes) -> Head:
     fields: dict[str, Any] = orjson.loads(line)
-    logs = tuple(
-        LogTrace(path, digest, LogImage(**image)) for path, digest, image in fields.pop("logs")
-    )
+    logs = tuple(LogTrace(path, LogImage(**image)) for path, image in fields.pop("logs"))
     let_go = {path: (log_id, offset) for path, (log_id, offset) in fields.pop("let_go").items()}
     return Head(rules=Rules(**fields.pop("rules")), logs=logs, let_go=let_go, **fields)
 

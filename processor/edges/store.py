@@ -13,7 +13,7 @@ Session state is not relied on, so a pooler in transaction mode may sit in betwe
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString, NamedTuple
@@ -22,6 +22,7 @@ import psycopg
 
 from processor.core.contract import CONTRACT_VERSION
 from processor.core.model import HOUR_US, Checkpoint, Commit, LogCommit, Rules
+from processor.edges.files import KnownFile
 from processor.edges.migrations import Migration, migrate
 from processor.errors import CheckpointMovedError, SettingsError, StoreError
 
@@ -57,6 +58,19 @@ ON CONFLICT (log_id, outcome, name) DO UPDATE SET lines = t.lines + excluded.lin
 _ADD_DEAD_LETTERS: Final = (
     "COPY dead_letters (log_id, byte_offset, byte_length, reason, detail) FROM STDIN"
 )
+
+_KEEP_FILE: Final = """
+INSERT INTO log_files
+    (log_id, start_offset, device, inode, name, read_bytes, head, tail, tail_bytes)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (log_id, start_offset) DO UPDATE SET
+    device = excluded.device, inode = excluded.inode, name = excluded.name,
+    read_bytes = excluded.read_bytes, head = excluded.head, tail = excluded.tail,
+    tail_bytes = excluded.tail_bytes"""
+
+READ_FILES: Final = """
+SELECT log_id, start_offset, device::text, inode::text, name, read_bytes, head, tail, tail_bytes
+FROM log_files ORDER BY log_id, start_offset"""
 
 _COUNT_COMMIT: Final = "UPDATE rules SET commits = commits + 1 WHERE commits = %s"
 
@@ -96,12 +110,17 @@ _REPLACE_RULES: Final[LiteralString] = (
 )
 
 
+LogFiles = Mapping[int, Sequence[KnownFile]]
+"""Files of logs, by the id of the log."""
+
+
 class StoredLog(NamedTuple):
     """A log as the database knows it; `names` are the event types it has ignored so far."""
 
     log_id: int
     checkpoint: Checkpoint
     names: list[str]
+    files: list[KnownFile]
 
 
 class ConnectionLostError(StoreError):
@@ -166,9 +185,13 @@ class Store:
             if commits != self._commits:
                 raise CheckpointMovedError(self._who_else(connection))
             rows = connection.execute(_READ_LOGS).fetchall()
+            files = files_by_log(connection.execute(READ_FILES))
         return {
             path: StoredLog(
-                log_id, Checkpoint(offset, mark, start, start_mark, tuple(ahead)), names
+                log_id,
+                Checkpoint(offset, mark, start, start_mark, tuple(ahead)),
+                names,
+                files.get(log_id, []),
             )
             for path, log_id, offset, mark, start, start_mark, ahead, names in rows
         }
@@ -185,11 +208,13 @@ class Store:
         Log ids are never used again, so a processor that still runs finds its checkpoint gone.
         """
         with self._session() as connection, connection.transaction():
-            connection.execute("TRUNCATE checkpoints, hourly_counts, dead_letters, ledger")
+            connection.execute(
+                "TRUNCATE checkpoints, hourly_counts, dead_letters, ledger, log_files"
+            )
             connection.execute(_REPLACE_RULES, _rules_row(rules))
 
-    def commit(self, commit: Commit) -> None:
-        """Write one batch in one transaction.
+    def commit(self, commit: Commit, files: LogFiles) -> None:
+        """Write one batch in one transaction, and what the files of its logs are known by.
 
         Raises:
             CheckpointMovedError: a checkpoint was not where the batch started from.
@@ -212,6 +237,9 @@ class Store:
                         for dead_letter in log.dead_letters:
                             copy.write_row((log.log_id, *dead_letter))
             cursor.execute(_ADD_TO_LEDGER, _ledger_columns(commit.logs))
+            rows = [(log_id, *file) for log_id, known in files.items() for file in known]
+            if rows:
+                cursor.executemany(_KEEP_FILE, rows)
         self._commits += 1
 
     def reconcile(self, commit: Commit) -> bool:
@@ -287,6 +315,14 @@ class Store:
             "the checkpoint of a log that this processor reads is gone: the report is being made "
             "anew, or the database was put back to an earlier state. Start again to go on from it"
         )
+
+
+def files_by_log(rows: Iterable[tuple[Any, ...]]) -> dict[int, list[KnownFile]]:
+    """Return the files of each log, from the rows of `READ_FILES`."""
+    files: dict[int, list[KnownFile]] = {}
+    for log_id, start, device, inode, *more in rows:
+        files.setdefault(log_id, []).append(KnownFile(start, int(device), int(inode), *more))
+    return files
 
 
 def _rules_row(rules: Rules) -> tuple[int, int, int, str]:

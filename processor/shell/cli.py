@@ -82,6 +82,14 @@ def run(
             "--once", envvar="PROCESSOR_ONCE", help="Stop at the end of the logs. Else follow them."
         ),
     ] = False,
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss",
+            envvar="PROCESSOR_RUN_ACCEPT_LOSS",
+            help="Go on though a file is gone of which open visits are needed.",
+        ),
+    ] = False,
     database_url: DatabaseUrl = None,
     checkpoints: Checkpoints = _CHECKPOINTS,
     batch_lines: BatchLines = 100_000,
@@ -99,6 +107,7 @@ def run(
     settings = run_settings(
         logs=logs,
         once=once,
+        accept_loss=accept_loss,
         batch_lines=batch_lines,
         batch_seconds=batch_seconds,
         workers=workers,
@@ -247,7 +256,8 @@ def dead_letters(
     1 MiB or longer.
     """
     with _reader(database_url, checkpoints) as reader, output_to() as out:
-        rendering.write_dead_letters(reader.dead_letters(), format_, out, show=show)
+        lines = rendering.Lines(reader.status()) if show else None
+        rendering.write_dead_letters(reader.dead_letters(), format_, out, lines)
 
 
 @app.command()

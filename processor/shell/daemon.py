@@ -18,10 +18,10 @@ from typing import Final
 from processor.core.decode import Decoder
 from processor.core.fold import Fold, first_instant
 from processor.core.model import Checkpoint, Commit
-from processor.edges.source import ALL_LINES, LogReader, size_of
-from processor.edges.store import ConnectionLostError, Store, StoredLog
+from processor.edges.source import ALL_LINES, DRAIN_SECONDS, LogReader, size_of
+from processor.edges.store import ConnectionLostError, LogFiles, Store, StoredLog
 from processor.edges.watch import Watch
-from processor.errors import LogError
+from processor.errors import GoneError, LogError
 from processor.shell.open_log import OpenLog, read_ahead
 from processor.shell.settings import RunSettings
 from processor.shell.snapshots import Snapshots
@@ -29,6 +29,7 @@ from processor.shell.workers import Workers
 
 POLL_SECONDS: Final = 0.1
 SUMMARY_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 1.0
 _COLLECT_AFTER_OBJECTS: Final = 200_000
 """A batch makes many short-lived tuples and no cycles: looking for some every 700 objects, as
 Python does, costs a tenth of the fold."""
@@ -77,6 +78,7 @@ class Daemon:
         self._logs: dict[Path, OpenLog] = {}
         self._waiting_for: set[Path] = set()
         self._batch_started = 0.0
+        self._look_at = 0.0
         self._summary = _Summary()
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._committing: Future[bool] | None = None
@@ -98,6 +100,8 @@ class Daemon:
                 found = self._fold_next_chunk()
                 if self._batch_is_due():
                     self._end_batch()
+                if self._look_is_due(found) and self._look():
+                    continue
                 if not found:
                     if self._settings.once:
                         break
@@ -115,6 +119,18 @@ class Daemon:
             self._close_logs()
             watch.close()
         self._summary.tell()
+
+    def _look_is_due(self, found: bool) -> bool:
+        """Whether to look for rotated files: when there is nothing to read, and now and then."""
+        return not found or time.monotonic() >= self._look_at
+
+    def _look(self) -> bool:
+        """Look whether logs were rotated; return whether there is more to read of one."""
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        found = [log.reader.look() for log in self._logs.values()]
+        for log in self._logs.values():
+            log.tell()
+        return any(found)
 
     def _open_logs(self) -> None:
         """Open the logs that are there by now, and fold the working state of all of them again."""
@@ -179,18 +195,28 @@ class Daemon:
         needed = self._settings.rules.oldest_needed(min(times)) if all_known else None
         let_go = others
         others = {path: log for path, log in others.items() if _matters(log, needed)}
-        for path in [path for path in others if not path.is_file()]:
+        for path in [path for path in others if size_of(path) is None]:
             _log.warning("%s: is gone; what it shares with later lines is no longer known", path)
             let_go = {other: log for other, log in let_go.items() if other != path}
             del others[path]
+        checkpoints: dict[Path, Checkpoint] = {}
         for path, log in (read_on | others).items():
             start = _reaching_back(log.checkpoint, needed)
             starts_at = event_times.get(path) if log.checkpoint.watermark is None else None
+            try:
+                reader = self._reader(path, start.rebuild_from, log)
+            except GoneError as error:
+                if not self._settings.accept_loss:
+                    raise
+                _log.warning("%s; going on without", error)
+                start = _without_state(log.checkpoint)
+                reader = self._reader(path, start.rebuild_from, log)
+            checkpoints[path] = start if start.rebuild_from == start.byte_offset else log.checkpoint
             state = self._fold.open(log.log_id, start, log.names, starts_at)
-            self._logs[path] = OpenLog(LogReader(path, start.rebuild_from), state, deque())
-        for path, log in (read_on | others).items():
-            self._recall(self._logs[path], log.checkpoint)
-            self._fold_silently(self._logs[path], log.checkpoint)
+            self._logs[path] = OpenLog(reader, state, deque())
+        for path, checkpoint in checkpoints.items():
+            self._recall(self._logs[path], checkpoint)
+            self._fold_silently(self._logs[path], checkpoint)
         for path in others:
             self._fold.release(self._logs[path].state)
             self._logs.pop(path).reader.close()
@@ -206,7 +232,7 @@ class Daemon:
         try:
             for path, log in read_on.items():
                 state = fold.log(log.log_id)
-                self._logs[path] = OpenLog(LogReader(path, state.offset), state, deque())
+                self._logs[path] = OpenLog(self._reader(path, state.offset, log), state, deque())
                 self._fold_silently(self._logs[path], log.checkpoint)
         except LogError as error:
             _log.warning("%s; folding again without the snapshot", error)
@@ -221,18 +247,21 @@ class Daemon:
         """Return how far a log has come, or where it starts while it has no watermark."""
         if log.checkpoint.watermark is not None:
             return log.checkpoint.watermark
-        reader = LogReader(path, 0)
+        reader = LogReader(path, 0, log.files)
         try:
             chunk = reader.read()
         finally:
             reader.close()
         return first_instant(self._decoder.decode(chunk)) if chunk else None
 
+    def _reader(self, path: Path, offset: int, log: StoredLog) -> LogReader:
+        return LogReader(path, offset, log.files, 0 if self._settings.once else DRAIN_SECONDS)
+
     def _recall(self, log: OpenLog, checkpoint: Checkpoint) -> None:
         """Fold in again the lines that are ahead of where a log is folded from."""
         for offset in checkpoint.ahead_offsets:
             if offset < log.state.offset and not self._stop.requested:
-                line = self._decoder.decode(log.reader.line_at(offset))
+                line = self._decoder.decode(log.reader.history.line_at(offset))
                 self._fold.recall(log.state, offset, line)
         self._fold.cut()
 
@@ -246,6 +275,7 @@ class Daemon:
             if task is None:
                 break
             self._fold.fold(log.state, task.chunk, task.result(self._decoder))
+            log.reader.take_note(task.chunk)
             self._fold.cut()
         if (log.state.offset, log.state.mark.at) != (checkpoint.byte_offset, checkpoint.watermark):
             raise LogError(
@@ -265,6 +295,7 @@ class Daemon:
                 if self._fold.batch_lines == 0:
                     self._batch_started = time.monotonic()
                 self._fold.fold(log.state, task.chunk, task.result(self._decoder))
+                log.reader.take_note(task.chunk)
                 self._tell_progress()
                 return True
         return False
@@ -277,10 +308,14 @@ class Daemon:
         )
 
     def _seconds_until_due(self) -> float | None:
-        """Return how long the batch in hand may still wait for more, None when there is none."""
-        if self._fold.batch_lines == 0:
-            return None
-        return max(self._batch_started + self._settings.batch_seconds - time.monotonic(), 0)
+        """Return in how many seconds a batch is to be committed or a file to be left, if any is."""
+        due_in = [
+            seconds for log in self._logs.values() if (seconds := log.reader.wakes_in()) is not None
+        ]
+        if self._fold.batch_lines > 0:
+            age = time.monotonic() - self._batch_started
+            due_in.append(max(self._settings.batch_seconds - age, 0))
+        return min(due_in, default=None)
 
     def _end_batch(self) -> None:
         self._commit()
@@ -290,7 +325,9 @@ class Daemon:
         """Begin to commit the batch in hand, once the one before it is committed."""
         commit = self._fold.cut()
         if commit is not None and self._finish_commit():
-            self._committing = self._committer.submit(self._send, commit)
+            readers = {log.state.log_id: log.reader for log in self._logs.values()}
+            files = {log.log_id: readers[log.log_id].known_files() for log in commit.logs}
+            self._committing = self._committer.submit(self._send, commit, files)
 
     def _finish_commit(self) -> bool:
         """Wait for the commit under way; False when a stop made it drop its batch."""
@@ -298,10 +335,10 @@ class Daemon:
 
     def _save_snapshot_if_due(self, *, at_end: bool = False) -> None:
         """Save the working state right after a batch, once that is known to be committed."""
-        if self._snapshots.is_due(self._logs, at_end=at_end) and self._finish_commit():
+        if self._snapshots.is_due(self._fold, self._logs, at_end=at_end) and self._finish_commit():
             self._snapshots.save(self._fold, self._logs)
 
-    def _send(self, commit: Commit) -> bool:
+    def _send(self, commit: Commit, files: LogFiles) -> bool:
         """Commit a batch, however often the connection breaks; drop it on a stop."""
         sent = False
 
@@ -309,7 +346,7 @@ class Daemon:
             nonlocal sent
             if not (sent and self._store.reconcile(commit)):
                 sent = True
-                self._store.commit(commit)
+                self._store.commit(commit, files)
 
         if not self._when_connected(send):
             return False
@@ -342,6 +379,12 @@ def _reaching_back(checkpoint: Checkpoint, needed: int | None) -> Checkpoint:
     if reached is None or (needed is not None and reached < needed):
         return checkpoint
     return Checkpoint()
+
+
+def _without_state(checkpoint: Checkpoint) -> Checkpoint:
+    """Return where to go on without what came before."""
+    at, offset = checkpoint.watermark, checkpoint.byte_offset
+    return Checkpoint(offset, at, offset, at)
 
 
 def _matters(log: StoredLog, needed: int | None) -> bool:

@@ -1,5 +1,6 @@
 """A log that is read: its file, what the fold knows of it, and what is decoded ahead of that."""
 
+import logging
 from collections import deque
 from collections.abc import Collection
 from typing import Final, NamedTuple
@@ -13,6 +14,8 @@ CHUNKS_AHEAD: Final = 4
 _WORTH_WORKERS_BYTES: Final = 16 << 20
 """About a tenth of a second of folding: less is done before a worker has started."""
 
+_log = logging.getLogger(__name__)
+
 
 class OpenLog(NamedTuple):
     """A log that is read: its file, what the fold knows of it, and what was read ahead of that."""
@@ -25,6 +28,12 @@ class OpenLog(NamedTuple):
         """Whether there is so much to read that starting workers is worth it."""
         end = self.reader.size_bytes() if end is None else end
         return end - self.state.offset >= _WORTH_WORKERS_BYTES
+
+    def tell(self) -> None:
+        """Say what became of its files."""
+        for message in self.reader.messages:
+            _log.warning("%s", message)
+        self.reader.messages.clear()
 
     def next(self, most: int, end: int | None = None) -> Task | None:
         """Return up to `most` lines that are folded next, None when no line is complete."""

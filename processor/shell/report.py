@@ -2,7 +2,7 @@
 
 import csv
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from processor.edges.reader import DeadLetterRow, LogStatus, ReportRow
-from processor.edges.source import LogReader
+from processor.edges.source import History, LogReader
 from processor.errors import LogError
 
 
@@ -62,7 +62,7 @@ class LogLedger(NamedTuple):
 
 def ledger(log: LogStatus) -> LogLedger:
     """Return the status of a log, with the size that its file has now."""
-    size = _size_bytes(Path(log.path))
+    size = _size_bytes(log)
 
     def by_name(wanted: str) -> dict[str, int]:
         found = ((name, lines) for (kind, name), lines in log.outcomes.items() if kind == wanted)
@@ -85,11 +85,15 @@ def ledger(log: LogStatus) -> LogLedger:
     )
 
 
-def _size_bytes(path: Path) -> int | None:
+def _size_bytes(log: LogStatus) -> int | None:
     try:
-        return path.stat().st_size
-    except OSError:
+        reader = LogReader(Path(log.path), log.byte_offset, log.files)
+    except LogError:
         return None
+    try:
+        return reader.size_bytes()
+    finally:
+        reader.close()
 
 
 def write_status(logs: Iterable[LogStatus], format_: TableOrJson, out: TextIO) -> None:
@@ -112,11 +116,11 @@ def write_status(logs: Iterable[LogStatus], format_: TableOrJson, out: TextIO) -
 
 
 def write_dead_letters(
-    rows: Iterable[DeadLetterRow], format_: Format, out: TextIO, *, show: bool
+    rows: Iterable[DeadLetterRow], format_: Format, out: TextIO, lines: "Lines | None" = None
 ) -> None:
-    """Write the pointers to dead letters, and with `show` the lines that they point to."""
-    if show:
-        shown = _with_lines(rows)
+    """Write the pointers to dead letters, and with `lines` what they point to."""
+    if lines:
+        shown: Iterator[tuple[Any, ...]] = ((*row, lines.at(row)) for row in rows)
         fields: Sequence[str] = (*DeadLetterRow._fields, "line")
     else:
         shown = iter(rows)
@@ -141,30 +145,20 @@ def printable(text: str) -> str:
 _SHOWN_BYTES: Final = 4096
 
 
-def _with_lines(rows: Iterable[DeadLetterRow]) -> Iterable[tuple[Any, ...]]:
-    path, reader = "", None
-    try:
-        for row in rows:
-            if row.path != path:
-                if reader:
-                    reader.close()
-                path, reader = row.path, _reader(row.path)
-            line = (
-                reader.bytes_at(row.byte_offset, min(row.byte_length, _SHOWN_BYTES))
-                if reader
-                else b""
-            )
-            yield (*row, printable(line.decode(errors="backslashreplace")))
-    finally:
-        if reader:
-            reader.close()
+class Lines:
+    """Reads lines back from the files of their logs."""
 
+    def __init__(self, logs: Iterable[LogStatus]) -> None:
+        self._files = {log.path: log.files for log in logs}
+        self._histories: dict[str, History] = {}
 
-def _reader(path: str) -> LogReader | None:
-    try:
-        return LogReader(Path(path), 0)
-    except LogError:
-        return None
+    def at(self, row: DeadLetterRow) -> str:
+        """Return the line that a row points to, cut off if it is long; nothing if it is gone."""
+        if row.path not in self._histories:
+            self._histories[row.path] = History(Path(row.path), self._files[row.path])
+        length = min(row.byte_length, _SHOWN_BYTES)
+        line = self._histories[row.path].bytes_at(row.byte_offset, length)
+        return printable(line.decode(errors="backslashreplace"))
 
 
 def _write_csv(fields: Sequence[str], rows: Iterable[Sequence[Any]], out: TextIO) -> None:

@@ -34,6 +34,7 @@ class RunSettings(BaseModel):
 
     logs: tuple[Path, ...] = Field(min_length=1)
     once: bool = False
+    accept_loss: bool = False
     batch_lines: int = Field(default=100_000, ge=1)
     batch_seconds: float = Field(default=0.5, gt=0, le=3600)
     workers: int = Field(default=1, ge=1, le=64)

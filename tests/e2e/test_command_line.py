@@ -433,24 +433,6 @@ def test_a_full_disk_is_reported_in_words(command, make_log):
     assert "Traceback" not in failed.stderr
 
 
-def test_a_truncated_log_halts_in_words(command, make_log):
-    """A file shorter than what was read of it is not the log any more."""
-    log = make_log(events=500)
-    command("run", "--once", log)
-    before = command.report()
-    log.write_bytes(log.read_bytes()[:1000])
-    assert "truncated" in command("run", "--once", log, exit_code=1).stderr
-    assert command.report() == before
-
-
-def test_a_replaced_log_halts_in_words(command, make_log):
-    """Another file in its place, as long as the first: its state cannot be folded again."""
-    log = make_log(events=500, seed=1)
-    command("run", "--once", log)
-    make_log(events=600, hours=30, seed=2)
-    assert "changed or replaced" in command("run", "--once", log, exit_code=1).stderr
-
-
 def test_half_a_line_is_left_for_later(command, make_log):
     """What follows the last newline is no line yet; `status` shows it as lag."""
     log = make_log(events=100)

@@ -62,7 +62,7 @@ def everything(connect):
 
 def test_a_commit_writes_counts_ledger_dead_letters_and_checkpoint(store, log, connect):
     """Everything that a batch says is in the database after its commit."""
-    store.commit(a_commit(log.log_id, dead_letters=[DeadLetter(40, 12, "late", "a\tb\\n")]))
+    store.commit(a_commit(log.log_id, dead_letters=[DeadLetter(40, 12, "late", "a\tb\\n")]), {})
     found = everything(connect)
     assert [row[0:7] for row in found["hourly_report"]] == [
         (7, found["hourly_report"][0][1], 2, 1, 1, 1, 1),
@@ -82,8 +82,8 @@ def test_a_commit_writes_counts_ledger_dead_letters_and_checkpoint(store, log, c
 
 def test_commits_add_up(store, log, connect):
     """A second batch adds to the rows of the first."""
-    store.commit(a_commit(log.log_id))
-    store.commit(a_commit(log.log_id, 100, 250))
+    store.commit(a_commit(log.log_id), {})
+    store.commit(a_commit(log.log_id, 100, 250), {})
     found = everything(connect)
     assert [row[2:7] for row in found["hourly_report"]] == [(4, 2, 2, 2, 2), (10, 0, 0, 0, 0)]
     assert found["checkpoints"][0][2:4] == (250, 10)
@@ -93,10 +93,10 @@ def test_commits_add_up(store, log, connect):
 def test_a_commit_sent_twice_counts_once(store, log, connect):
     """The comparison of the offset refuses a batch that is there already."""
     commit = a_commit(log.log_id, dead_letters=[DeadLetter(40, 12, "late", "x")])
-    store.commit(commit)
+    store.commit(commit, {})
     before = everything(connect)
     with pytest.raises(CheckpointMovedError):
-        store.commit(commit)
+        store.commit(commit, {})
     assert everything(connect) == before
 
 
@@ -104,10 +104,10 @@ def test_of_two_processors_the_second_is_told_who_was_first(store, log, connect)
     """The loser writes nothing, and its message names the winner."""
     with closing(Store(connect)) as other:
         other.adopt(Rules())
-        other.commit(a_commit(log.log_id))
+        other.commit(a_commit(log.log_id), {})
         before = everything(connect)
         with pytest.raises(CheckpointMovedError, match=r"app\.log: another processor"):
-            store.commit(a_commit(log.log_id, 0, 80))
+            store.commit(a_commit(log.log_id, 0, 80), {})
         assert everything(connect) == before
         with pytest.raises(CheckpointMovedError, match=other.identity.rpartition(":")[0]):
             store.reconcile(a_commit(log.log_id, 0, 80))
@@ -118,9 +118,12 @@ def test_one_processor_reads_all_logs_of_a_report(store, log, connect):
     other_log = store.open_logs(["/logs/other.log"])["/logs/other.log"]
     with closing(Store(connect)) as other:
         other.adopt(Rules())
-        store.commit(a_commit(log.log_id))
+        store.commit(a_commit(log.log_id), {})
         before = everything(connect)
-        for act in (lambda: other.commit(a_commit(other_log.log_id)), lambda: other.open_logs([])):
+        for act in (
+            lambda: other.commit(a_commit(other_log.log_id), {}),
+            lambda: other.open_logs([]),
+        ):
             with pytest.raises(CheckpointMovedError, match=store.identity.rpartition(":")[0]):
                 act()
         assert everything(connect) == before
@@ -141,7 +144,7 @@ def test_a_batch_over_two_logs_needs_both_checkpoints(store, log, connect):
     both = Commit((), a_commit(log.log_id).logs + a_commit(other.log_id, 5, 10).logs)
     before = everything(connect)
     with pytest.raises(CheckpointMovedError):
-        store.commit(both)
+        store.commit(both, {})
     assert everything(connect) == before
 
 
@@ -150,15 +153,15 @@ def test_a_failing_statement_leaves_nothing_behind(store, log, connect):
     twice = [DeadLetter(40, 12, "late", "x")] * 2
     before = everything(connect)
     with pytest.raises(StoreError, match="23505"):
-        store.commit(a_commit(log.log_id, dead_letters=twice))
+        store.commit(a_commit(log.log_id, dead_letters=twice), {})
     assert everything(connect) == before
-    store.commit(a_commit(log.log_id))  # and the store goes on
+    store.commit(a_commit(log.log_id), {})  # and the store goes on
 
 
 def test_a_batch_that_counts_nothing_moves_the_checkpoint(store, log, connect):
     """Lines that are all ignored are accounted for, and read only once."""
     (moved,) = a_commit(log.log_id).logs
-    store.commit(Commit((), (moved,)))
+    store.commit(Commit((), (moved,)), {})
     found = everything(connect)
     assert found["hourly_report"] == []
     assert found["checkpoints"][0][2:4] == (100, 5)
@@ -184,9 +187,9 @@ def test_a_batch_that_was_not_written_is_told_from_one_that_was(store, log, conn
     commit = a_commit(log.log_id)
     cut_connections(connect)
     with pytest.raises(ConnectionLostError):
-        store.commit(commit)
+        store.commit(commit, {})
     assert store.reconcile(commit) is False
-    store.commit(commit)
+    store.commit(commit, {})
     cut_connections(connect)
     with pytest.raises(ConnectionLostError):
         store.reconcile(commit)
@@ -197,7 +200,7 @@ def test_a_batch_that_was_not_written_is_told_from_one_that_was(store, log, conn
 def test_a_reconcile_that_is_cut_off_may_be_asked_again(store, log, connect):
     """The connection is lost once more while the answer is on its way."""
     commit = a_commit(log.log_id)
-    store.commit(commit)
+    store.commit(commit, {})
     store._commits -= 1  # noqa: SLF001 - as if the answer of the commit had been lost
     transaction = psycopg.Connection.transaction
 
@@ -214,7 +217,7 @@ def test_a_reconcile_that_is_cut_off_may_be_asked_again(store, log, connect):
         with pytest.raises(ConnectionLostError):
             store.reconcile(commit)
     assert store.reconcile(commit) is True
-    store.commit(a_commit(log.log_id, 100, 200))
+    store.commit(a_commit(log.log_id, 100, 200), {})
 
 
 def test_reconcile_waits_for_a_commit_that_is_still_under_way(store, log, connect):
@@ -240,7 +243,7 @@ def test_a_vanished_checkpoint_is_reported_as_such(store, log, connect):
     store.adopt(Rules())
     assert store.open_logs(["/logs/app.log"])["/logs/app.log"].log_id > log.log_id
     before = everything(connect)
-    for send in (store.commit, store.reconcile):
+    for send in (lambda commit: store.commit(commit, {}), store.reconcile):
         with pytest.raises(CheckpointMovedError, match="Start again"):
             send(a_commit(log.log_id))
     assert everything(connect) == before
@@ -263,7 +266,7 @@ def test_a_read_only_database_halts_in_words(store, log, connect):
         )
     store.close()
     with pytest.raises(StoreError, match="25006") as caught:
-        store.commit(a_commit(log.log_id))
+        store.commit(a_commit(log.log_id), {})
     assert not isinstance(caught.value, ConnectionLostError)
 
 
@@ -272,7 +275,7 @@ def test_a_dropped_table_halts_in_words(store, log, connect):
     with connect() as connection:
         connection.execute("DROP TABLE ledger")
     with pytest.raises(StoreError, match="ledger"):
-        store.commit(a_commit(log.log_id))
+        store.commit(a_commit(log.log_id), {})
 
 
 def test_migrations_are_applied_once(connect):
