@@ -1,51 +1,37 @@
-"""The files that a log lies in: how rotation names them, and how each is known again.
+"""The files that a log lies in: how rotation names them, and what is in them.
 
 A log is one stream of lines at one path. Rotation spreads it over files beside that path:
 `app.log` is the newest, `app.log.1` or `app.log-20220101` older, `app.log.2.gz` older still. One
 after the other, oldest first, they are the log, and an offset counts from the first byte of the
 first of them.
-
-A file is known by its device and inode together with its content: the bytes at its start, and those
-before the place up to which it was read. So one that was renamed is known by both, one that was
-compressed or copied by its content alone, and one that was truncated, rewritten or born again under
-an old inode is not taken for what it was. No file is too small for that.
 """
 
+import errno
 import gzip
 import os
 import re
 import stat
+import sys
 import zlib
-from collections.abc import Iterable, Sequence
-from hashlib import blake2b
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from processor.errors import LogError
 
-HEAD_BYTES: Final = 4096
-"""So much of a file's start, and of what was read of it last, makes up its fingerprint."""
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
-_ROTATED: Final = re.compile(r"[.-]?(\d[\d._T:-]*?)(\.gz)?", re.ASCII)
-_INDEX: Final = re.compile(r"\.\d{1,4}", re.ASCII)
+_DECOMPRESS: Final = {".gz": gzip.open, ".zst": zstd.open}
+_ROTATED: Final = re.compile(r"([.-])(\d[\d._T:-]*?)(\.gz|\.zst)?", re.ASCII)
+_MOST_INDEX_DIGITS: Final = 4
 _LISTINGS: Final = 5
+_TRIES: Final = 100
 
-
-class KnownFile(NamedTuple):
-    """A file of a log, as it is known again: `start_offset` is where it begins in the log.
-
-    `read_bytes` of it are accounted for; `head` is the digest of its first bytes, `tail` that of
-    the last `tail_bytes` before that place.
-    """
-
-    start_offset: int
-    device: int
-    inode: int
-    name: str
-    read_bytes: int
-    head: str
-    tail: str
-    tail_bytes: int
+T = TypeVar("T")
 
 
 class FoundFile(NamedTuple):
@@ -62,10 +48,19 @@ class FoundFile(NamedTuple):
         return self.device, self.inode
 
 
+class FileMovedError(Exception):
+    """A file is no longer where it was found: look again."""
+
+
+class TooManyFilesError(LogError):
+    """No more files can be opened just now."""
+
+
 class ReadableFile(Protocol):
     """An open file of a log, plain or compressed."""
 
     found: FoundFile
+    is_compressed: bool
 
     def read_at(self, offset: int, most: int) -> bytes:
         """Return the bytes from `offset` on, fewer than `most` only at the end of the file."""
@@ -77,6 +72,8 @@ class ReadableFile(Protocol):
 class PlainFile:
     """A file that is read as it is."""
 
+    is_compressed = False
+
     def __init__(self, found: FoundFile) -> None:
         self.found = found
         self._fd = _open(found)
@@ -84,8 +81,11 @@ class PlainFile:
     def read_at(self, offset: int, most: int) -> bytes:
         """Return the bytes from `offset` on, fewer than `most` only at the end of the file."""
         data = b""
-        while more := os.pread(self._fd, most - len(data), offset + len(data)):
-            data += more  # a read may be shorter than asked for
+        try:
+            while more := os.pread(self._fd, most - len(data), offset + len(data)):
+                data += more  # a read may be shorter than asked for
+        except OSError as error:
+            raise _unreadable(self.found.path, error) from error
         return data
 
     def size_bytes(self) -> int:
@@ -97,12 +97,15 @@ class PlainFile:
         os.close(self._fd)
 
 
-class GzipFile:
+class CompressedFile:
     """A file that is decompressed while it is read; what was read last is kept, to go back to."""
+
+    is_compressed = True
 
     def __init__(self, found: FoundFile) -> None:
         self.found = found
-        self._file = gzip.open(os.fdopen(_open(found), "rb"))  # noqa: SIM115 - closed in `close`
+        self._packed = os.fdopen(_open(found), "rb")
+        self._file = _DECOMPRESS[found.path.suffix](self._packed)
         self._start, self._data = 0, b""
 
     def read_at(self, offset: int, most: int) -> bytes:
@@ -115,7 +118,7 @@ class GzipFile:
             if offset + most > end:
                 more = self._file.read(offset + most - end)
                 self._start, self._data = offset, self._data[offset - self._start :] + more
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except (EOFError, OSError, zlib.error, zstd.ZstdError) as error:
             raise LogError(
                 f"{self.found.path}: cannot be decompressed ({error}); it is damaged, or not yet "
                 "complete. Put it right, or take it out of the folder"
@@ -124,15 +127,11 @@ class GzipFile:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.fileobj.close()  # type: ignore[union-attr]
         self._file.close()
+        self._packed.close()
 
 
-class FileMovedError(Exception):
-    """A file is no longer where it was found: look again."""
-
-
-def open_file(found: FoundFile) -> "PlainFile | GzipFile":
+def open_file(found: FoundFile) -> PlainFile | CompressedFile:
     """Open a file that was found.
 
     Raises:
@@ -140,7 +139,7 @@ def open_file(found: FoundFile) -> "PlainFile | GzipFile":
         LogError: it cannot be read.
 
     """
-    return (GzipFile if found.path.suffix == ".gz" else PlainFile)(found)
+    return (CompressedFile if found.path.suffix in _DECOMPRESS else PlainFile)(found)
 
 
 def files_of(path: Path) -> list[FoundFile]:
@@ -159,100 +158,78 @@ def files_of(path: Path) -> list[FoundFile]:
     return files
 
 
-def digest(data: bytes) -> str:
-    """Return what tells some bytes from others."""
-    return blake2b(data, digest_size=16).hexdigest()
+def with_files(path: Path, act: Callable[[list[FoundFile]], T]) -> T:
+    """Act on the files of a log, and again when one is renamed meanwhile.
 
+    Raises:
+        LogError: that is so each time; or whatever `files_of` and `act` raise.
 
-def identify(
-    found: Sequence[FoundFile], known: Iterable[KnownFile], newest: Path
-) -> dict[FoundFile, KnownFile]:
-    """Return which of the files that were found are known, and as what.
-
-    The file at the path of the log, `newest`, is known by its inode only: no copy is made there.
     """
-    left = list(known)
-    same: dict[FoundFile, KnownFile] = {}
-    for by_inode in (True, False):
-        for file in found:
-            if file in same or (not by_inode and file.path == newest):
-                continue
-            for candidate in left:
-                if by_inode:
-                    if file.id != (candidate.device, candidate.inode):
-                        continue
-                elif not candidate.read_bytes:
-                    continue
-                if _holds(file, candidate, or_less=not by_inode):
-                    same[file] = candidate
-                    left.remove(candidate)
-                    break
-    return same
+    for _ in range(_TRIES):
+        with suppress(FileMovedError):
+            return act(files_of(path))
+    raise LogError(f"{path}: its files are renamed faster than they can be opened. Rotate less")
 
 
-def _holds(found: FoundFile, known: KnownFile, *, or_less: bool) -> bool:
-    """Whether a file has what was read of a known one; a copy may have been made with `or_less`."""
+def size_of(path: Path) -> int | None:
+    """Return how many bytes the files of a log have on the disk, None while there is none.
+
+    Raises:
+        LogError: what is at `path` is no file, or out of reach.
+
+    """
+    files = files_of(path)
+    return sum(file.size_bytes for file in files) if files else None
+
+
+def find(path: Path, *, is_log: bool = True) -> FoundFile | None:
+    """Return the file at a path, None while there is none.
+
+    Raises:
+        LogError: it is the log itself, and no plain file or out of reach.
+
+    """
     try:
-        file = open_file(found)
-    except (FileMovedError, LogError):
-        return False
-    try:
-        head = file.read_at(0, min(HEAD_BYTES, known.read_bytes))
-        if digest(head) != known.head:
-            return False
-        tail = file.read_at(known.read_bytes - known.tail_bytes, known.tail_bytes)
-        if or_less and len(tail) < known.tail_bytes:
-            return len(head) == HEAD_BYTES
-        return digest(tail) == known.tail
-    except LogError:
-        return False
-    finally:
-        file.close()
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if is_log:
+            raise _unreadable(path, error) from error
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        if is_log:
+            raise LogError(f"{path}: is not a plain file. Name the log itself")
+        return None
+    return FoundFile(path, status.st_dev, status.st_ino, status.st_size)
 
 
 def _listed(path: Path) -> list[FoundFile]:
     names: dict[str, tuple[int, tuple[int, ...]]] = {path.name: (2, ())}
     try:
         beside = [file.name for file in path.parent.iterdir()]
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         beside = []  # it need not be allowed to list the folder of a log
+    except OSError as error:
+        raise _unreadable(path.parent, error) from error
     names |= {name: age for name in beside if (age := _age(path.name, name))}
     files = []
     for name, age in names.items():
-        if name.endswith(".gz") and name.removesuffix(".gz") in names and name != path.name:
+        if any(name == plain + suffix for suffix in _DECOMPRESS for plain in names):
             continue  # it is being compressed
-        if file := _find(path.with_name(name), must_be_plain=name == path.name):
+        if file := find(path.with_name(name), is_log=name == path.name):
             files.append((age, name, file))
     return [file for _, _, file in sorted(files)]
 
 
 def _age(name: str, other: str) -> tuple[int, tuple[int, ...]] | None:
     """Return where a file comes among those of a log, None if it is none of them."""
-    if not other.startswith(name) or other == name:
+    match = _ROTATED.fullmatch(other.removeprefix(name)) if other.startswith(name) else None
+    if match is None:
         return None
-    rest = other.removeprefix(name)
-    match = _ROTATED.fullmatch(rest)
-    if match is None or rest[0] not in ".-":
-        return None
-    if _INDEX.fullmatch(rest.removesuffix(".gz")):
-        return 0, (-int(match[1]),)
-    return 1, tuple(map(int, re.findall(r"\d+", match[1])))
-
-
-def _find(path: Path, *, must_be_plain: bool) -> FoundFile | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if must_be_plain:
-            raise unreadable(path, error) from error
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        if must_be_plain:
-            raise LogError(f"{path}: is not a plain file. Name the log itself")
-        return None
-    return FoundFile(path, status.st_dev, status.st_ino, status.st_size)
+    if match[1] == "." and match[2].isdecimal() and len(match[2]) <= _MOST_INDEX_DIGITS:
+        return 0, (-int(match[2]),)
+    return 1, tuple(map(int, re.findall(r"\d+", match[2])))
 
 
 def _open(found: FoundFile) -> int:
@@ -261,14 +238,15 @@ def _open(found: FoundFile) -> int:
     except FileNotFoundError as error:
         raise FileMovedError from error
     except OSError as error:
-        raise unreadable(found.path, error) from error
+        raise _unreadable(found.path, error) from error
     status = os.fstat(fd)
-    if (status.st_dev, status.st_ino) != (found.device, found.inode):
+    if (status.st_dev, status.st_ino) != found.id:
         os.close(fd)
         raise FileMovedError
     return fd
 
 
-def unreadable(path: Path, error: OSError) -> LogError:
+def _unreadable(path: Path, error: OSError) -> LogError:
     """Return that a file cannot be read, in words."""
-    return LogError(f"{path}: cannot be read: {error.strerror}. Check the path and its rights")
+    kind = TooManyFilesError if error.errno in (errno.EMFILE, errno.ENFILE) else LogError
+    return kind(f"{path}: cannot be read: {error.strerror}. Check the path and its rights")

@@ -12,7 +12,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from processor.edges.files import KnownFile
+from processor.edges.identity import KnownFile
 from processor.edges.store import READ_FILES, Connect, files_by_log
 from processor.errors import StoreError
 

@@ -1,153 +1,112 @@
 """Reads a log by byte offset, through all the files that rotation spread it over.
 
-Never writes. What is cut into lines, and how, `core.framing` decides; which files a log has and how
-each is known again, `edges.files` does.
+Never writes. What is cut into lines, and how, `core.framing` decides; which files a log has,
+`edges.files`, and which of them is which, `edges.identity`.
 
-A file is left for the next one once that is there and nothing more has come for `DRAIN_SECONDS`:
+A file is left for the next one once that has a line and nothing more has come for `DRAIN_SECONDS`:
 who writes may hold the old one open for a moment. What stands at the end of a file that was left,
 without a newline, is a line: none will follow it. At the end of the newest file it waits.
 """
 
 import time
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from processor.core.framing import BLOCK_BYTES, Framer
+from processor.core.framing import Framer
 from processor.core.model import Chunk
 from processor.edges.files import (
-    HEAD_BYTES,
-    FileMovedError,
     FoundFile,
-    KnownFile,
     PlainFile,
     ReadableFile,
-    digest,
-    files_of,
-    identify,
+    TooManyFilesError,
+    find,
     open_file,
-    unreadable,
+    with_files,
 )
-from processor.errors import GoneError, LogError
+from processor.edges.history import History, gone, known_of_old
+from processor.edges.identity import HEAD_BYTES, KnownFile, begins_with, ends_of, identify, know
+from processor.errors import LogError
 
 ALL_LINES: Final = 1 << 62
 DRAIN_SECONDS: Final = 1.0
-_OPEN_AT_ONCE: Final = 16
-_LOOK_AGAIN_SECONDS: Final = 0.1
-_SHORT_LINE_BYTES: Final = 4096
+_OPEN_AT_ONCE: Final = 64
 
 
-class Segment:
-    """A file of a log that is being read. In the log it begins at `start`, once that is known."""
+class _CutOffError(Exception):
+    """What was read of a file is no longer in it: it was truncated or rewritten."""
 
-    def __init__(self, found: FoundFile, start: int | None = None, read_bytes: int = 0) -> None:
-        self.file: ReadableFile = open_file(found)
+
+class _Part:
+    """The file of a log that is being read: in the log it begins at `start`.
+
+    `length` is its own, once it was left before; None while it may grow.
+    """
+
+    def __init__(self, file: ReadableFile, start: int, offset: int, length: int | None) -> None:
+        self.file = file
         self.start = start
-        self.leave_at = 0.0
-        self.ends_at: int | None = None  # how long the file was when it was left
-        self.is_lost = False  # it was truncated: no more of it can be read
-        self.is_folded_anew = False
-        self.whole: KnownFile | None = None  # how it is known again, once it was left
-        self._read_bytes = read_bytes
-        self._head = b""
-        self._tail = b""
+        self.length = length
+        self.is_lost = False
+        self._head, self._tail = ends_of(file, offset - start)
+        self._passed = offset
+        self._block, self._block_at = b"", offset
 
-    def look_at_head(self) -> bytes:
-        """Return the first bytes, remembered once there are enough."""
-        if len(self._head) < HEAD_BYTES and not self.is_lost:
-            self._head = self.file.read_at(0, HEAD_BYTES)
-        return self._head
-
-    def take_note(self, chunk: Chunk) -> None:
-        """Remember that a chunk was folded, and how it ends."""
-        end = chunk.end - (self.start or 0)
-        added = 0 if self.ends_at is None else max(end - self.ends_at, 0)
-        data = chunk.data[-HEAD_BYTES - added : -added or None]
-        self._tail = (self._tail + data)[-HEAD_BYTES:] if chunk.data else b""
-        self._read_bytes = end - added
-        self.is_folded_anew = True
-
-    def known(self) -> KnownFile:
-        """Return how the file is known again."""
-        found = self.file.found
-        return KnownFile(
-            self.start or 0,
-            found.device,
-            found.inode,
-            found.path.name,
-            self._read_bytes,
-            digest(self._head[: self._read_bytes]),
-            digest(self._tail),
-            len(self._tail),
-        )
-
-    def fingerprint(self) -> KnownFile:
-        """Return how the file is known again by all that is in it by now, read or not."""
-        if self.whole:
-            return self.whole
-        if not isinstance(self.file, PlainFile):  # it is not made into another one
-            return self.known()
-        size = self.file.size_bytes()
-        start = max(size - HEAD_BYTES, 0)
-        head, tail = self.file.read_at(0, HEAD_BYTES), self.file.read_at(start, size - start)
-        return self.known()._replace(
-            read_bytes=size, head=digest(head), tail=digest(tail), tail_bytes=len(tail)
-        )
-
-    @property
-    def id(self) -> tuple[int, int]:
-        """What no other file has at the same time."""
-        return self.file.found.id
-
-
-class History:
-    """Where the bytes of a log are: its known files, as far as they are still there."""
-
-    def __init__(self, path: Path, known: Sequence[KnownFile]) -> None:
-        self.path = path
-        self.found = files_of(path)
-        self.known = sorted(known)
-        self.same = identify(self.found, self.known, path)
-        self._by_start = {file.start_offset: found for found, file in self.same.items()}
-
-    def file_at(self, offset: int) -> tuple[int, FoundFile | None]:
-        """Return where the file with the byte at `offset` begins, and the file if it is there."""
-        if not self.known:
-            newest = [found for found in self.found if found.path == self.path]
-            return 0, newest[0] if newest else None
-        index = bisect_right(self.known, offset, key=lambda file: file.start_offset) - 1
-        start = self.known[max(index, 0)].start_offset
-        return start, self._by_start.get(start)
-
-    def bytes_at(self, offset: int, most: int) -> bytes:
-        """Return up to `most` bytes from `offset` on; none where the file is gone."""
-        start, found = self.file_at(offset)
-        if found is None:
-            return b""
-        try:
-            file = open_file(found)
-        except FileMovedError:
-            return b""
-        try:
-            return file.read_at(offset - start, most)
-        finally:
-            file.close()
-
-    def line_at(self, offset: int) -> Chunk:
-        """Return the line that starts at `offset`.
+    def read(self, offset: int, most: int) -> bytes:
+        """Return the bytes from `offset` on, if those before are what they were.
 
         Raises:
-            GoneError: its file is not there any more.
+            _CutOffError: they are not.
 
         """
-        line = self.bytes_at(offset, _SHORT_LINE_BYTES)
-        if len(line) == _SHORT_LINE_BYTES and b"\n" not in line:
-            line = self.bytes_at(offset, BLOCK_BYTES)
-        if not line:
-            raise gone(self.path, offset)
-        line = line.partition(b"\n")[0] + b"\n"
-        return Chunk(offset, line, 1, offset + len(line))
+        if self.is_lost:
+            return b""
+        if self.length is not None:
+            most = min(most, self.start + self.length - offset)
+        self.pass_to(offset)
+        before = len(self._tail)
+        data = self.file.read_at(offset - self.start - before, before + most)
+        if data[:before] != self._tail:
+            raise _CutOffError
+        self.take(data[before:])
+        return self._block
+
+    def take(self, block: bytes) -> None:
+        """Take up a block that was read where reading has come to."""
+        self._block, self._block_at = block, self._passed
+
+    def pass_to(self, offset: int) -> None:
+        """Take note that all before `offset` was read for good."""
+        begin, end = self._passed - self._block_at, offset - self._block_at
+        if len(self._head) < HEAD_BYTES:
+            self._head = (self._head + self._block[begin:end])[:HEAD_BYTES]
+        self._tail = (self._tail + self._block[max(begin, end - HEAD_BYTES) : end])[-HEAD_BYTES:]
+        self._passed = offset
+
+    def known(self) -> KnownFile:
+        """Return how it is known again, by what was read for good."""
+        read_bytes = self._passed - self.start
+        return know(self.file.found, self.start, read_bytes, self._head, self._tail)
+
+    def is_whole(self) -> bool:
+        """Whether what was read of it is still in it."""
+        place = self._passed - self.start
+        return self.file.read_at(place - len(self._tail), len(self._tail)) == self._tail
+
+    def go_on_in(self, copy: ReadableFile) -> None:
+        """Read on in a copy of it."""
+        self.file.close()
+        self.file = copy
+
+
+class _Waiting:
+    """A file that comes after the one that is being read, seen first at `since`."""
+
+    def __init__(self, found: FoundFile, since: float) -> None:
+        self.file: ReadableFile = open_file(found)
+        self.since = since
 
 
 class LogReader:
@@ -157,7 +116,8 @@ class LogReader:
     rotated away is watched so long before it is left.
 
     Raises:
-        LogError: a file cannot be read, or one that is needed is gone.
+        GoneError: a file that is needed is gone.
+        LogError: a file cannot be read, or was changed.
 
     """
 
@@ -171,37 +131,32 @@ class LogReader:
         self.path = path
         self.messages: list[str] = []
         self._drain_seconds = drain_seconds
-        self.history = History(path, known)
-        self._segments: list[Segment] = []
-        self._at = 0
+        self._stays_until = 0.0
+        self._is_short_of_files = False
         self._framer = Framer(offset)
-        self._is_cut_off = False
-        self._exhausted = (-1, -1)
-        self._recent = b""
-        self._block = b""
-        self._block_at = offset
-        self._listing: object = None  # what a look has dealt with, None when it is to come again
+        self._left = sorted(known) or (known_of_old(path, offset) if offset else [])
+        """The files before and after the one that is being read, as far as they were read."""
+        starts = [file.start_offset for file in self._left]
+        self._at = max(bisect_right(starts, offset) - 1, 0)
+        """Which of them is to be read next."""
+        self._part: _Part | None = None
+        self._waiting: list[_Waiting] = []
+        self._read: deque[tuple[int, KnownFile]] = deque()
         try:
-            self._open_known(offset)
-            self._queue_new()
+            self._check_left()
+            self._open_left()
+            self._list()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Let go of all files."""
-        for segment in self._segments[self._at :]:  # those before are closed
-            segment.file.close()
-        self._segments = []
-
-    def size_bytes(self) -> int:
-        """Return how long the log is now; of a compressed file that is not read yet, its size."""
-        end = self._framer.offset
-        for segment in self._segments[self._at :]:
-            file = segment.file
-            size = file.size_bytes() if isinstance(file, PlainFile) else file.found.size_bytes
-            end = max(end, size + (end if segment.start is None else segment.start))
-        return end
+        if self._part:
+            self._part.file.close()
+        for waiting in self._waiting:
+            waiting.file.close()
+        self._part, self._waiting = None, []
 
     def read(self, most: int = ALL_LINES, end: int | None = None) -> Chunk | None:
         """Return up to `most` lines that follow the last ones, None when no line is complete.
@@ -210,317 +165,259 @@ class LogReader:
         """
         while True:
             if chunk := self._framer.take(most):
-                return chunk
-            if self._at == len(self._segments):
-                return None  # the next look finds it
-            block = self._next_block(end)
-            if block and end is None and self._unread() is self._segments[self._at] and self.look():
-                continue  # another file came before it, or it was truncated meanwhile
-            if block and (chunk := self._framer.feed(block) or self._framer.take(most)):
-                self._stay()
-                return chunk
-            if len(block) == self._framer.block_bytes:
-                continue
-            if not self._may_leave(end):
+                return self._give_out(chunk)
+            if self._framer.offset == end:
                 return None
-            if chunk := self._leave():
+            if self._part is None and not (self._open_left() or self._open_waiting()):
+                return None
+            try:
+                block = self._next_block(end)
+            except _CutOffError:
+                if self._relisted():
+                    continue
+                return None
+            if chunk := self._framer.feed(block):
+                return self._give_out(chunk)
+            if self._framer.holds_lines or len(block) == self._framer.block_bytes:
+                self._stay()
+            elif not self._may_leave():
+                return None
+            elif chunk := self._leave(block):
                 return chunk
 
-    def take_note(self, chunk: Chunk) -> None:
-        """Remember that a chunk was folded: what `known_files` tells ends with it."""
-        for segment in reversed(self._segments):
-            if segment.start is not None and segment.start <= chunk.offset:
-                segment.take_note(chunk)
-                return
+    def known_files(self, offset: int) -> list[KnownFile]:
+        """Return how the files are known again of which more was read, up to `offset`."""
+        changed: dict[int, KnownFile] = {}
+        while self._read and self._read[0][0] <= offset:
+            _, file = self._read.popleft()
+            changed[file.start_offset] = file
+        return list(changed.values())
 
-    def known_files(self) -> list[KnownFile]:
-        """Return the files of which more was folded since this was last asked."""
-        changed = [segment for segment in self._segments if segment.is_folded_anew]
-        if not changed:
-            return []
-        for segment in changed:
-            segment.is_folded_anew = False
-        newest = self._segments.index(changed[-1])
-        passed = [segment.known() for segment in self._segments[:newest] if not segment.is_lost]
-        starts = {file.start_offset for file in passed}
-        others = [file for file in self.history.known if file.start_offset not in starts]
-        self.history.known = sorted([*others, *passed])
-        del self._segments[:newest]
-        self._at -= newest
-        return [segment.known() for segment in changed]
+    def history(self) -> History:
+        """Return what reads lines back."""
+        return History(self.path, self._known())
+
+    def size_bytes(self) -> int:
+        """Return how long the log is now; of a compressed file that is not read yet, its size."""
+        end = max(self._framer.next_read, *(k.start_offset + k.read_bytes for k in self._known()))
+        files = [waiting.file for waiting in self._waiting]
+        if self._part and self._part.length is None and not self._part.is_lost:
+            end = self._part.start
+            files.insert(0, self._part.file)
+        return end + sum(
+            file.size_bytes() if isinstance(file, PlainFile) else file.found.size_bytes
+            for file in files
+        )
 
     def wakes_in(self) -> float | None:
-        """Return in how many seconds to look again or to leave a file; None if there is no need."""
-        if self._listing is None:
-            return _LOOK_AGAIN_SECONDS
-        if self._at + 1 >= len(self._segments):
-            return None
-        return max(self._segments[self._at].leave_at - time.monotonic(), 0)
+        """Return in how many seconds a file may be left, or opened at last; None if none may."""
+        if self._is_short_of_files:
+            return DRAIN_SECONDS
+        return max(self._leaves_at() - time.monotonic(), 0) if self._waiting else None
 
     def look(self) -> bool:
-        """Look which files the log has by now; return whether there is more to read."""
-        self.history.found = files_of(self.path)
-        if _listing(self.history.found) == self._listing and not self._is_cut_off:
+        """Look whether the log goes on in another file by now; return whether that may be read."""
+        newest = find(self.path)
+        if newest and self._part and not self._waiting and newest.id == self._part.file.found.id:
             return False
-        before = [segment.file for segment in self._segments]
-        if self._is_cut_off:
-            self._find_rest()
-        self._queue_new()
-        return [segment.file for segment in self._segments] != before
+        before = self._waiting
+        return self._relisted() and self._waiting != before
 
-    def _open_known(self, offset: int) -> None:
-        """Open the known files from `offset` on, as far as they are there."""
-        known = self.history.known
-        if not known and offset:  # written by a version that knew no files
-            _, found = self.history.file_at(offset)
-            if found is None or found.size_bytes < offset:
-                raise gone(self.path, offset)
-            self._append(Segment(found, 0))
-        for number, file in enumerate(known):
-            end = known[number + 1].start_offset if number + 1 < len(known) else None
-            if end is not None and end <= offset:
-                continue
-            _, found = self.history.file_at(file.start_offset)
-            if found is not None:
-                self._append(Segment(found, file.start_offset, file.read_bytes))
-            elif offset < file.start_offset + file.read_bytes:
-                raise gone(self.path, offset)
-            else:
-                self.messages.append(
-                    f"{self.path}: {file.name} is gone; what was written to it after its first "
-                    f"{file.read_bytes} bytes is not known"
-                )
-        for segment in self._segments[:1]:
-            segment.look_at_head()
-            place = offset - (segment.start or 0)
-            start = max(place - HEAD_BYTES, 0)
-            if isinstance(segment.file, PlainFile):
-                self._recent = segment.file.read_at(start, place - start)
+    def _known(self) -> list[KnownFile]:
+        """Return how each file is known again, in order, as far as it was read."""
+        part = self._part
+        return [*self._left, part.known()] if part and part.length is None else self._left
 
-    def _queue_new(self) -> None:
-        """Append the files that came after those that are known."""
-        found = self.history.found
-        at_hand = [segment for segment in self._segments if not segment.is_lost]
-        starts = {segment.start for segment in self._segments}
-        known = [file for file in self.history.known if file.start_offset not in starts]
-        same = identify(found, [*known, *(s.fingerprint() for s in at_hand)], self.path)
-        ids = {segment.id for segment in at_hand}
-        unread = self._unread()
-        if unread:  # nothing but its name tells where it comes: others may have come before it
-            ids.discard(unread.file.found.id)
-        familiar = [
-            at
-            for at, file in enumerate(found)
-            if file.id in ids or (file in same and not (unread and file.id == unread.id))
-        ]
-        new = found[familiar[-1] + 1 if familiar else 0 :]
-        copies = _copies(new)
-        new = [file for file in new if file not in copies]
-        self._listing = None
-        if unread and [file.id for file in new] != [unread.id]:
-            self._segments.remove(unread)
-            unread.file.close()
-            self._exhausted = (-1, -1)
-        elif unread:
-            new = []
-        for file in new[:_OPEN_AT_ONCE]:
-            try:
-                segment = Segment(file)
-            except FileMovedError:
-                return
-            if self._segments:
-                self._segments[-1].leave_at = time.monotonic() + self._drain_seconds
-            self._append(segment)
-        if len(new) <= _OPEN_AT_ONCE and not copies:
-            self._listing = _listing(found)
-
-    def _unread(self) -> Segment | None:
-        """Return the newest file if nothing of it was read."""
-        for segment in self._segments[-1:]:
-            is_untouched = segment.start == self._framer.next_read and not self._framer.holds_lines
-            if segment.start is None or (is_untouched and not segment.is_lost):
-                return segment
-        return None
-
-    def _append(self, segment: Segment) -> None:
-        if self._at == len(self._segments) and segment.start is None:
-            segment.start = self._framer.offset
-        self._segments.append(segment)
+    def _give_out(self, chunk: Chunk) -> Chunk:
+        if self._part and self._part.length is None:
+            self._part.pass_to(chunk.end)
+            self._read.append((chunk.end, self._part.known()))
+        return chunk
 
     def _next_block(self, end: int | None) -> bytes:
-        """Read a block, or nothing when the file has not grown since nothing was found."""
-        segment, offset = self._segments[self._at], self._framer.next_read
-        place = offset - (segment.start or 0)
-        if segment.is_lost or segment.ends_at is not None or self._is_cut_off:
+        offset, most = self._framer.next_read, self._framer.block_bytes
+        if self._part is None:
             return b""
-        limit = self._limit(end)
-        most = min(self._framer.block_bytes, limit - offset)
-        try:
-            self._remember_up_to(offset)
-            if isinstance(segment.file, PlainFile):
-                size = segment.file.size_bytes()
-                if self._was_changed(segment.file, place, size):
-                    self._is_cut_off = True
-                    return b""
-                if (offset, size) == self._exhausted:
-                    return b""
-            segment.look_at_head()
-            block = segment.file.read_at(place, most) if most > 0 else b""
-        except OSError as error:
-            raise unreadable(self.path, error) from error
-        if (
-            isinstance(segment.file, PlainFile)
-            and limit == ALL_LINES
-            and place + len(block) == size
-        ):
-            self._exhausted = (offset, size)
-        self._block, self._block_at = block, offset
-        return block
+        return self._part.read(offset, most if end is None else min(most, end - offset))
 
     def _stay(self) -> None:
         """Watch a file longer in which there was more while it was about to be left."""
-        segment, now = self._segments[self._at], time.monotonic()
-        if now < segment.leave_at:
-            segment.leave_at = now + self._drain_seconds
+        now = time.monotonic()
+        if self._waiting and now < self._leaves_at():
+            self._stays_until = now + self._drain_seconds
 
-    def _limit(self, end: int | None) -> int:
-        """Return the offset not to read from: the end asked for, or where the next file begins."""
-        following = self._segments[self._at + 1 : self._at + 2]
-        starts = [segment.start for segment in following if segment.start is not None]
-        return min([ALL_LINES if end is None else end, *starts])
+    def _leaves_at(self) -> float:
+        return max(self._waiting[0].since + self._drain_seconds, self._stays_until)
 
-    def _remember_up_to(self, offset: int) -> None:
-        """Keep the bytes before `offset`, to know the file again by."""
-        read = self._block[: offset - self._block_at]
-        self._recent = (self._recent + read[-HEAD_BYTES:])[-HEAD_BYTES:]
-        self._block, self._block_at = b"", offset
-
-    def _was_changed(self, file: PlainFile, place: int, size: int) -> bool:
-        """Whether what was read of a file is no longer in it."""
-        recent = self._recent
-        return size < place or file.read_at(place - len(recent), len(recent)) != recent
-
-    def _find_rest(self) -> None:
-        """Go on in the copy of a file that was truncated, if there is one."""
-        self._is_cut_off = False
-        segment = self._segments[self._at]
-        place = self._framer.next_read - (segment.start or 0)
-        ids = {segment.id for segment in self._segments}
-        for found in self.history.found:
-            if found.id in ids or found.path == self.path:
-                continue
-            if copy := self._copy(found, segment, place):
-                segment.file.close()
-                segment.file = copy
-                segment.is_folded_anew = True
-                self._exhausted = (-1, -1)
-                return
-        segment.is_lost = True
-        self.messages.append(
-            f"{self.path}: was truncated or rewritten after its first {place} bytes were read; "
-            "what else was written to it before is not known"
+    def _may_leave(self) -> bool:
+        """Whether nothing more is to come in the file in hand, and another one follows."""
+        if self._part is None or self._part.is_lost or self._part.length is not None:
+            return True
+        return (
+            bool(self._waiting)
+            and time.monotonic() >= self._leaves_at()
+            and bool(self._first_block())
         )
 
-    def _copy(self, found: FoundFile, segment: Segment, place: int) -> ReadableFile | None:
-        """Open a file if it has what was read of another one."""
-        recent, head = self._recent, segment.look_at_head()[:place]
-        try:
-            copy = open_file(found)
-        except FileMovedError:
+    def _leave(self, rest: bytes) -> Chunk | None:
+        """Leave the file in hand; what is at its end without a newline is a line."""
+        part, self._part = self._part, None
+        if part is None:
             return None
-        there = copy.read_at(0, len(head)), copy.read_at(place - len(recent), len(recent))
-        if recent and there == (head, recent):
-            return copy
-        copy.close()
-        return None
-
-    def _may_leave(self, end: int | None) -> bool:
-        """Whether another file follows, and nothing more is to come in the one in hand."""
-        if self._is_cut_off or self._at + 1 >= len(self._segments):
-            return False
-        segment, following = self._segments[self._at : self._at + 2]
-        if end is not None and (following.start is None or self._framer.offset >= end):
-            return False
-        return following.start is not None or time.monotonic() >= segment.leave_at
-
-    def _leave(self) -> Chunk | None:
-        """Go on to the next file; return what is left at the end of this one, if anything is."""
-        segment, following = self._segments[self._at : self._at + 2]
-        if not segment.is_lost and segment.ends_at is None:
-            place = self._framer.next_read - (segment.start or 0)
-            rest = segment.file.read_at(place, self._framer.block_bytes - 1)
-            if following.start is not None:  # as much as there was when it was left before
-                rest = rest[: max(following.start - 1 - self._framer.next_read, 0)]
-            segment.ends_at = place + len(rest)
-            if self._framer.offset < (segment.start or 0) + segment.ends_at:
-                return self._framer.feed(rest + b"\n") or self._framer.take(ALL_LINES)
-        if following.start is None:
-            following.start = self._framer.offset
-        elif following.start != self._framer.offset:
+        part.file.close()
+        end = self._framer.next_read + len(rest)
+        part.pass_to(end)
+        chunk = None
+        if end > self._framer.offset:
+            chunk = self._framer.feed(rest + b"\n") or self._framer.take(1)
+        known = part.known()
+        if part.length is None:
+            self._left.append(known)
+            self._at = len(self._left)
+            self._read.append((self._framer.offset, known))
+        elif self._left[self._at].start_offset != self._framer.offset:
             raise LogError(
-                f"{segment.file.found.path}: ends at byte {self._framer.offset} of the log, and "
-                f"ended at {following.start} before; it was changed. Put it back, or make the "
-                "report anew with `processor replay`"
+                f"{part.file.found.path}: ends at byte {self._framer.offset} of the log, and "
+                f"ended at {self._left[self._at].start_offset} before; it was changed. Put it "
+                "back, or make the report anew with `processor replay`"
             )
-        segment.whole = segment.fingerprint()
-        segment.file.close()
-        self._at += 1
-        self._framer = Framer(following.start, self._framer.block_bytes)
-        self._recent, self._block, self._block_at = b"", b"", following.start
-        self._exhausted = (-1, -1)
-        return None
+        return chunk
 
+    def _check_left(self) -> None:
+        """Look whether all is there that was read before and is to be read again."""
+        offset = self._framer.offset
+        needed = [k for k in self._left[self._at :] if offset < k.start_offset + k.read_bytes]
+        there = with_files(self.path, lambda found: identify(found, self._left)) if needed else {}
+        for file in needed:
+            if file not in there.values():
+                raise gone(self.path, max(offset, file.start_offset))
 
-def _copies(found: Sequence[FoundFile]) -> set[FoundFile]:
-    """Return the files that hold what the newest one begins with: it is about to be truncated.
+    def _open_left(self) -> bool:
+        """Open the file that comes next of those that were read before, if there is one."""
+        if self._at == len(self._left):
+            return False
+        offset, known = self._framer.offset, self._left[self._at]
+        file = History(self.path, self._left).open(self._at)
+        is_newest = known is self._left[-1]
+        if file:
+            length = None if is_newest else known.read_bytes
+            self._part = _Part(file, known.start_offset, offset, length)
+        elif offset < known.start_offset + known.read_bytes:
+            raise gone(self.path, offset)
+        else:
+            self.messages.append(
+                f"{self.path}: {known.name} is gone, or was rewritten; what was written to it "
+                f"after its first {known.read_bytes} bytes is not known"
+            )
+        if file and is_newest:
+            del self._left[-1]
+        else:
+            self._at += 1
+        return file is not None
 
-    Empty ones are among them: a copy may have been begun.
-    """
-    try:
-        newest = open_file(found[-1]) if found else None
-    except FileMovedError:
-        newest = None
-    if newest is None:
-        return set()
-    try:
-        return {file for file in found[:-1] if _is_copy(file, newest)}
-    finally:
-        newest.close()
-
-
-def _is_copy(found: FoundFile, newest: ReadableFile) -> bool:
-    try:
-        file = open_file(found)
-    except FileMovedError:
+    def _open_waiting(self) -> bool:
+        """Begin with the file that waits first, if it has a line."""
+        while self._waiting and (block := self._first_block()):
+            first = self._waiting[0]
+            # It may have been truncated before it was read: then its copy has come before it.
+            if not self._relisted():
+                return False
+            if self._waiting[:1] == [first]:
+                del self._waiting[0]
+                offset = self._framer.offset
+                self._part = _Part(first.file, offset, offset, None)
+                self._part.take(block)
+                self._framer.feed(block)
+                return True
         return False
-    try:
-        places = (0, max(found.size_bytes - HEAD_BYTES, 0))
-        parts = [(at, file.read_at(at, HEAD_BYTES)) for at in places]
-        return all(newest.read_at(at, len(part)) == part for at, part in parts)
-    finally:
-        file.close()
+
+    def _first_block(self, index: int = 0) -> bytes:
+        """Return how a waiting file begins, nothing while that is no line.
+
+        Without a newline it is one only if more files follow.
+        """
+        if index == len(self._waiting):
+            return b""
+        file, most = self._waiting[index].file, self._framer.block_bytes
+        block = file.read_at(0, most)
+        if b"\n" in block or len(block) == most:
+            return block
+        return block if file.found.path != self.path and self._first_block(index + 1) else b""
+
+    def _relisted(self) -> bool:
+        """List the files anew; return whether that was possible."""
+        try:
+            self._list()
+        except TooManyFilesError as error:
+            if not self._is_short_of_files:
+                self.messages.append(f"{error}; trying again")
+            self._is_short_of_files = True
+            return False
+        self._is_short_of_files = False
+        return True
+
+    def _list(self) -> None:
+        with_files(self.path, self._take_up)
+
+    def _take_up(self, found: list[FoundFile]) -> None:
+        """Find out which of the files are which: those after the last one that is known are new."""
+        same = identify(found, self._known())
+        self._follow({known.start_offset: file for file, known in same.items()})
+        familiar = [index for index, file in enumerate(found) if file in same]
+        new = found[familiar[-1] + 1 if familiar else 0 :]
+        self._wait_for([file for file in new if file.size_bytes or file.path == self.path], found)
+
+    def _follow(self, there: dict[int, FoundFile]) -> None:
+        """Know each file by where it is by now; go on in the copy of one that was truncated."""
+        for index, known in enumerate(self._left):
+            file = there.get(known.start_offset)
+            if file and file.id != known.id:
+                self._left[index] = known.now_at(file)
+                self._read.append((self._framer.offset, self._left[index]))
+        part = self._part
+        if part is None or part.length is not None or part.is_lost:
+            return
+        file = there.get(part.start)
+        if part.is_whole():
+            part.file.found = file or part.file.found
+        elif file:
+            part.go_on_in(open_file(file))
+        else:
+            part.is_lost = True
+            self.messages.append(
+                f"{self.path}: was truncated or rewritten after its first "
+                f"{part.known().read_bytes} bytes were read; what else was written to it before "
+                "is not known"
+            )
+
+    def _wait_for(self, new: list[FoundFile], found: list[FoundFile]) -> None:
+        """Open the new files, and keep those open that waited and are found no more."""
+        at_hand = {waiting.file.found.id: waiting for waiting in self._waiting}
+        ids = {file.id for file in found}
+        deleted = [waiting for id_, waiting in at_hand.items() if id_ not in ids]
+        waiting: list[_Waiting] = []
+        for file in new[:_OPEN_AT_ONCE]:
+            if file.id not in at_hand:
+                try:
+                    at_hand[file.id] = _Waiting(file, time.monotonic())
+                except TooManyFilesError:
+                    if not waiting:
+                        raise
+                    break  # the others can wait
+                self._waiting.append(at_hand[file.id])
+            at_hand[file.id].file.found = file
+            waiting.append(at_hand[file.id])
+        newest = waiting[-1] if waiting else None
+        if newest and newest.file.found.path == self.path:
+            # A file that holds the same is a copy, or becomes one: this one will be truncated.
+            waiting = [w for w in waiting if w is newest or not _is_copy(w.file, newest.file)]
+        waiting = [w for w in waiting if not w.file.is_compressed or w.file.read_at(0, 1)]
+        deleted = [w for w in deleted if not any(_is_copy(w.file, other.file) for other in waiting)]
+        for other in self._waiting:
+            if other not in (*deleted, *waiting):
+                other.file.close()
+        self._waiting = [*deleted, *waiting]
 
 
-def _listing(found: Sequence[FoundFile]) -> list[object]:
-    """Return what is another once a file came or went, or is no longer empty."""
-    return [(file.path, file.id, file.size_bytes > 0) for file in found]
-
-
-def gone(path: Path, offset: int) -> GoneError:
-    """Return that the part of a log is gone that begins at `offset`."""
-    return GoneError(
-        f"{path}: the file with byte {offset} of the log is gone, or was changed, and no snapshot "
-        "has what is needed of it. Put it back; or go on without what it held with --accept-loss: "
-        "clicks on its page loads will not be related, and lines that come again count again"
-    )
-
-
-def size_of(path: Path) -> int | None:
-    """Return how many bytes the files of a log have on the disk, None while there is none.
-
-    Raises:
-        LogError: it is no plain file, or out of reach.
-
-    """
-    files = files_of(path)
-    return sum(file.size_bytes for file in files) if files else None
+def _is_copy(file: ReadableFile, original: ReadableFile) -> bool:
+    return isinstance(file, PlainFile) and begins_with(original, file)

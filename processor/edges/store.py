@@ -22,7 +22,7 @@ import psycopg
 
 from processor.core.contract import CONTRACT_VERSION
 from processor.core.model import HOUR_US, Checkpoint, Commit, LogCommit, Rules
-from processor.edges.files import KnownFile
+from processor.edges.identity import KnownFile
 from processor.edges.migrations import Migration, migrate
 from processor.errors import CheckpointMovedError, SettingsError, StoreError
 

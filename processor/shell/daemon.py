@@ -18,7 +18,8 @@ from typing import Final
 from processor.core.decode import Decoder
 from processor.core.fold import Fold, first_instant
 from processor.core.model import Checkpoint, Commit
-from processor.edges.source import ALL_LINES, DRAIN_SECONDS, LogReader, size_of
+from processor.edges.files import size_of
+from processor.edges.source import ALL_LINES, DRAIN_SECONDS, LogReader
 from processor.edges.store import ConnectionLostError, LogFiles, Store, StoredLog
 from processor.edges.watch import Watch
 from processor.errors import GoneError, LogError
@@ -259,10 +260,12 @@ class Daemon:
 
     def _recall(self, log: OpenLog, checkpoint: Checkpoint) -> None:
         """Fold in again the lines that are ahead of where a log is folded from."""
+        history = log.reader.history()
         for offset in checkpoint.ahead_offsets:
             if offset < log.state.offset and not self._stop.requested:
-                line = self._decoder.decode(log.reader.history.line_at(offset))
+                line = self._decoder.decode(history.line_at(offset))
                 self._fold.recall(log.state, offset, line)
+        history.close()
         self._fold.cut()
 
     def _fold_silently(self, log: OpenLog, checkpoint: Checkpoint) -> None:
@@ -275,7 +278,6 @@ class Daemon:
             if task is None:
                 break
             self._fold.fold(log.state, task.chunk, task.result(self._decoder))
-            log.reader.take_note(task.chunk)
             self._fold.cut()
         if (log.state.offset, log.state.mark.at) != (checkpoint.byte_offset, checkpoint.watermark):
             raise LogError(
@@ -295,8 +297,7 @@ class Daemon:
                 if self._fold.batch_lines == 0:
                     self._batch_started = time.monotonic()
                 self._fold.fold(log.state, task.chunk, task.result(self._decoder))
-                log.reader.take_note(task.chunk)
-                self._tell_progress()
+                    self._tell_progress()
                 return True
         return False
 
@@ -326,7 +327,10 @@ class Daemon:
         commit = self._fold.cut()
         if commit is not None and self._finish_commit():
             readers = {log.state.log_id: log.reader for log in self._logs.values()}
-            files = {log.log_id: readers[log.log_id].known_files() for log in commit.logs}
+            files = {
+                log.log_id: readers[log.log_id].known_files(log.checkpoint.byte_offset)
+                for log in commit.logs
+            }
             self._committing = self._committer.submit(self._send, commit, files)
 
     def _finish_commit(self) -> bool:

@@ -6,26 +6,31 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from processor.edges.files import zstd
 from processor.edges.source import LogReader
+
+PACK = {"gz": gzip.open, "zst": zstd.open}
 
 
 class RotatedLog(RuleBasedStateMachine):
-    """A list of lines is the model; what was read so far must be its beginning."""
+    """The model is a list of what each file holds; what was read must be what they come to."""
 
     def __init__(self):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "app.log"
-        self.written = b""
+        self.files = [b""]
         self.read = b""
         self.known = {}
         self.lines = 0
         self.reader = None
-        self.being_copied = None
+        self.is_being_copied = False
+        self.was_damaged = False
 
     def teardown(self):
         """Remove the files."""
@@ -33,36 +38,54 @@ class RotatedLog(RuleBasedStateMachine):
             self.reader.close()
         shutil.rmtree(self.folder)
 
+    def expected(self):
+        """Return the lines that there are: of the last file with a line, the complete ones."""
+        *older, last = [-1, *(i for i, data in enumerate(self.files) if b"\n" in data)]
+        parts = [data for data in self.files[: max(last, 0)] if data]
+        parts = [data if data.endswith(b"\n") else data + b"\n" for data in parts]
+        newest = self.files[last] if older else b""
+        return b"".join(parts) + newest[: newest.rfind(b"\n") + 1]
+
     @initialize(lines=st.integers(0, 3))
     def begin(self, lines):
         """There is a log."""
         self.path.touch()
-        self.append(lines, 10)
+        self.append(lines, 10, tear=False)
         self.start()
 
     def start(self):
         """Open it where it was left off."""
         self.reader = LogReader(self.path, len(self.read), list(self.known.values()))
 
-    @precondition(lambda self: self.being_copied is None)
-    @rule(lines=st.integers(1, 4), size=st.sampled_from([10, 10, 3_000, 10_000]))
-    def append(self, lines, size):
-        """Write some lines, no two of which are equal."""
+    def untouched(self):
+        """Whether nobody is about to truncate the file."""
+        return not self.is_being_copied
+
+    def rotatable(self):
+        """Whether there is a file that nobody is about to truncate."""
+        return not self.is_being_copied and self.path.exists()
+
+    @precondition(untouched)
+    @rule(lines=st.integers(1, 4), size=st.sampled_from([10, 10, 3_000, 10_000]), tear=st.booleans())
+    def append(self, lines, size, tear):
+        """Write some lines, no two of which are equal, or all but the end of the last."""
+        data = b""
+        for _ in range(lines):
+            self.lines += 1
+            data += b"%d %s\n" % (self.lines, b"x" * size)
+        data = data[: -size // 2] if tear else data
         with self.path.open("ab") as log:
-            for _ in range(lines):
-                self.lines += 1
-                line = b"%d %s\n" % (self.lines, b"x" * size)
-                log.write(line)
-                self.written += line
+            log.write(data)
+        self.files[-1] += data
 
     @rule(chunks=st.integers(1, 3), most=st.sampled_from([1, 2, 1 << 60]))
     def read_on(self, chunks, most):
-        """Read a little, and take note of it."""
+        """Read a little."""
         for _ in range(chunks):
             if chunk := self.reader.read(most):
                 assert chunk.offset == len(self.read)
+                assert chunk.data.count(b"\n") == chunk.lines
                 self.read += chunk.data
-                self.reader.take_note(chunk)
 
     @rule()
     def look(self):
@@ -72,7 +95,7 @@ class RotatedLog(RuleBasedStateMachine):
     @rule()
     def commit(self):
         """Keep what the files are known by."""
-        for file in self.reader.known_files():
+        for file in self.reader.known_files(len(self.read)):
             self.known[file.start_offset] = file
 
     @rule()
@@ -82,61 +105,85 @@ class RotatedLog(RuleBasedStateMachine):
         self.reader.close()
         self.start()
 
-    @precondition(lambda self: self.being_copied is None)
+    @precondition(rotatable)
     @rule()
     def create(self):
         """Rename and create."""
         self.shift()
         self.path.rename(self.folder / "app.log.1")
         self.path.touch()
+        self.files.append(b"")
 
-    @precondition(lambda self: self.being_copied is None)
+    @precondition(rotatable)
     @rule()
     def copy(self):
         """Copy, to truncate later."""
         self.shift()
-        self.being_copied = self.folder / "app.log.1"
-        shutil.copyfile(self.path, self.being_copied)
+        self.is_being_copied = True
+        shutil.copyfile(self.path, self.folder / "app.log.1")
 
-    @precondition(lambda self: self.being_copied is not None)
+    @precondition(lambda self: self.is_being_copied)
     @rule()
     def truncate(self):
         """Truncate what was copied."""
         os.truncate(self.path, 0)
-        self.being_copied = None
+        self.is_being_copied = False
+        self.files.append(b"")
 
-    @precondition(lambda self: self.being_copied is None)
-    @rule(number=st.integers(1, 4))
-    def compress(self, number):
+    @precondition(untouched)
+    @rule(number=st.integers(1, 4), how=st.sampled_from(sorted(PACK)))
+    def compress(self, number, how):
         """Compress one of the older files."""
         plain = self.folder / f"app.log.{number}"
         if plain.exists():
-            with gzip.open(plain.with_name(plain.name + ".gz"), "wb") as packed:
+            with PACK[how](f"{plain}.{how}", "wb") as packed:
                 packed.write(plain.read_bytes())
             plain.unlink()
+
+    @precondition(rotatable)
+    @rule(is_truncated=st.booleans())
+    def damage(self, is_truncated):
+        """Delete or truncate the log once it is read, so that what is lost is nothing."""
+        self.finish()
+        if self.files[-1].endswith(b"\n") and len(self.read) == len(self.expected()):
+            self.commit()
+            self.was_damaged = True
+            self.files.append(b"")
+            if is_truncated:
+                os.truncate(self.path, 0)
+            else:
+                self.path.unlink()
 
     def shift(self):
         """Make room for the newest of the older files."""
         numbers = sorted((int(f.name.split(".")[2]), f) for f in self.folder.glob("app.log.*"))
         for number, file in reversed(numbers):
-            file.rename(self.folder / f"app.log.{number + 1}{file.suffix * (file.suffix == '.gz')}")
+            packed = file.suffix if file.suffix[1:] in PACK else ""
+            file.rename(self.folder / f"app.log.{number + 1}{packed}")
 
     @invariant()
     def nothing_is_lost_or_read_twice(self):
         """What was read is what was written, as far as it was read."""
-        assert self.written.startswith(self.read)
+        assert self.expected().startswith(self.read)
 
-    @precondition(lambda self: self.being_copied is None)
+    @precondition(untouched)
     @rule()
     def finish(self):
         """All that was written is read, without a word of loss."""
         for _ in range(200):
             self.read_on(3, 1 << 60)
-            if not self.reader.look() and self.read == self.written:
+            if not self.reader.look() and self.read == self.expected():
                 break
-        assert self.read == self.written
-        assert self.reader.messages == []
+        assert self.read == self.expected()
+        assert self.was_damaged or self.reader.messages == []
 
 
 TestRotatedLog = RotatedLog.TestCase
 TestRotatedLog.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.torture
+class TestRotatedLogAtLength(RotatedLog.TestCase):
+    """The same, more often."""
+
+    settings = settings(max_examples=2_000, stateful_step_count=50, deadline=None)

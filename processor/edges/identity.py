@@ -1,0 +1,125 @@
+"""Which file of a log is which: known again whatever rotation does to it.
+
+A file is known by its device and inode together with its content: the bytes at its start, and those
+before the place up to which it was read. So one that was renamed is known by both, one that was
+compressed, copied or restored by its content alone, and one that was truncated, rewritten or born
+again under an old inode is not taken for what it was. No file is too small for that.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from processor.edges.files import FoundFile, PlainFile, ReadableFile, TooManyFilesError, open_file
+from processor.errors import LogError
+
+HEAD_BYTES: Final = 4096
+"""So much of a file's start, and of what was read of it last, makes up its fingerprint."""
+
+
+class KnownFile(NamedTuple):
+    """A file of a log, as it is known again: `start_offset` is where it begins in the log.
+
+    `read_bytes` of it are accounted for; `head` is the digest of its first bytes, `tail` that of
+    the last `tail_bytes` before that place.
+    """
+
+    start_offset: int
+    device: int
+    inode: int
+    name: str
+    read_bytes: int
+    head: str
+    tail: str
+    tail_bytes: int
+
+    @property
+    def id(self) -> tuple[int, int]:
+        """What no other file had at the same time."""
+        return self.device, self.inode
+
+    def now_at(self, found: FoundFile) -> "KnownFile":
+        """Return the same, as it was found."""
+        return self._replace(device=found.device, inode=found.inode, name=found.path.name)
+
+
+def know(found: FoundFile, start: int, read_bytes: int, head: bytes, tail: bytes) -> KnownFile:
+    """Return how a file is known again by its first bytes, and the last that were read."""
+    return KnownFile(
+        start,
+        found.device,
+        found.inode,
+        found.path.name,
+        read_bytes,
+        _digest(head),
+        _digest(tail),
+        len(tail),
+    )
+
+
+def ends_of(file: ReadableFile, size_bytes: int) -> tuple[bytes, bytes]:
+    """Return the first and the last of the first `size_bytes` of a file."""
+    start = max(size_bytes - HEAD_BYTES, 0)
+    head = file.read_at(0, min(size_bytes, HEAD_BYTES))
+    return head, file.read_at(start, size_bytes - start)
+
+
+def begins_with(file: ReadableFile, plain: PlainFile) -> bool:
+    """Whether a file begins with all that another one holds, as far as its ends tell."""
+    size_bytes = plain.size_bytes()
+    return ends_of(file, size_bytes) == ends_of(plain, size_bytes)
+
+
+def identify(found: Sequence[FoundFile], known: Sequence[KnownFile]) -> dict[FoundFile, KnownFile]:
+    """Return which of the files that were found are known, and as what; `known` by offset.
+
+    Only the last of those that are known may have been written to since.
+
+    Raises:
+        FileMovedError: a file was renamed meanwhile: look again.
+
+    """
+    left = list(known)
+    same: dict[FoundFile, KnownFile] = {}
+    for by_inode in (True, False):
+        for file in found:
+            if file in same:
+                continue
+            for candidate in left:
+                may_differ = by_inode or candidate is known[-1]
+                if (file.id == candidate.id or not by_inode) and _holds(
+                    file, candidate, by_inode=by_inode, or_more=may_differ
+                ):
+                    same[file] = candidate
+                    left.remove(candidate)
+                    break
+    return same
+
+
+def _holds(found: FoundFile, known: KnownFile, *, by_inode: bool, or_more: bool) -> bool:
+    """Whether a file has what was read of a known one; `or_more` of it, or just that."""
+    if not (by_inode or known.read_bytes):
+        return False
+    try:
+        file = open_file(found)
+    except TooManyFilesError:
+        raise
+    except LogError:
+        return False  # it could be read when it became known
+    try:
+        if _digest(file.read_at(0, min(HEAD_BYTES, known.read_bytes))) != known.head:
+            return False
+        if by_inode and file.is_compressed:
+            return True  # nobody writes to it, and to get to its end takes long
+        is_short = known.read_bytes < HEAD_BYTES  # others may begin like it
+        more = 1 if is_short and not or_more else 0
+        tail = file.read_at(known.read_bytes - known.tail_bytes, known.tail_bytes + more)
+        return _digest(tail) == known.tail
+    except LogError:
+        return False
+    finally:
+        file.close()
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=16).hexdigest()
