@@ -199,15 +199,11 @@ class LogReader:
 
     def size_bytes(self) -> int:
         """Return how long the log is now; of a compressed file that is not read yet, its size."""
-        end = max(self._framer.next_read, *(k.start_offset + k.read_bytes for k in self._known()))
-        files = [waiting.file for waiting in self._waiting]
-        if self._part and self._part.length is None and not self._part.is_lost:
-            end = self._part.start
-            files.insert(0, self._part.file)
-        return end + sum(
-            file.size_bytes() if isinstance(file, PlainFile) else file.found.size_bytes
-            for file in files
-        )
+        end = max([self._framer.next_read, *(k.start_offset + k.read_bytes for k in self._left[-1:])])
+        part = self._part
+        if part and part.length is None and not part.is_lost:
+            end = max(end, part.start + _size_bytes(part.file))
+        return end + sum(_size_bytes(waiting.file) for waiting in self._waiting)
 
     def wakes_in(self) -> float | None:
         """Return in how many seconds a file may be left, or opened at last; None if none may."""
@@ -417,6 +413,10 @@ class LogReader:
             if other not in (*deleted, *waiting):
                 other.file.close()
         self._waiting = [*deleted, *waiting]
+
+
+def _size_bytes(file: ReadableFile) -> int:
+    return file.size_bytes() if isinstance(file, PlainFile) else file.found.size_bytes
 
 
 def _is_copy(file: ReadableFile, original: ReadableFile) -> bool:

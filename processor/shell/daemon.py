@@ -297,7 +297,7 @@ class Daemon:
                 if self._fold.batch_lines == 0:
                     self._batch_started = time.monotonic()
                 self._fold.fold(log.state, task.chunk, task.result(self._decoder))
-                    self._tell_progress()
+                self._tell_progress()
                 return True
         return False
 
