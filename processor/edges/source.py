@@ -163,27 +163,16 @@ class LogReader:
 
         With `end`, no byte from that offset on is looked at.
         """
-        while True:
-            if chunk := self._framer.take(most):
-                return self._give_out(chunk)
-            if self._framer.offset == end:
-                return None
-            if self._part is None and not (self._open_left() or self._open_waiting()):
-                return None
+        chunk = self._framer.take(most)
+        while chunk is None and self._framer.offset != end:
             try:
-                block = self._next_block(end)
+                chunk, has_more = self._read_on(end)
             except _CutOffError:
-                if self._relisted():
-                    continue
+                has_more = self._relisted()
+            if not has_more:
                 return None
-            if chunk := self._framer.feed(block):
-                return self._give_out(chunk)
-            if self._framer.holds_lines or len(block) == self._framer.block_bytes:
-                self._stay()
-            elif not self._may_leave():
-                return None
-            elif chunk := self._leave(block):
-                return chunk
+            chunk = chunk or self._framer.take(most)
+        return self._give_out(chunk) if chunk else None
 
     def known_files(self, offset: int) -> list[KnownFile]:
         """Return how the files are known again of which more was read, up to `offset`."""
@@ -199,7 +188,9 @@ class LogReader:
 
     def size_bytes(self) -> int:
         """Return how long the log is now; of a compressed file that is not read yet, its size."""
-        end = max([self._framer.next_read, *(k.start_offset + k.read_bytes for k in self._left[-1:])])
+        end = max(
+            [self._framer.next_read, *(k.start_offset + k.read_bytes for k in self._left[-1:])]
+        )
         part = self._part
         if part and part.length is None and not part.is_lost:
             end = max(end, part.start + _size_bytes(part.file))
@@ -230,11 +221,19 @@ class LogReader:
             self._read.append((chunk.end, self._part.known()))
         return chunk
 
-    def _next_block(self, end: int | None) -> bytes:
-        offset, most = self._framer.next_read, self._framer.block_bytes
-        if self._part is None:
-            return b""
-        return self._part.read(offset, most if end is None else min(most, end - offset))
+    def _read_on(self, end: int | None) -> tuple[Chunk | None, bool]:
+        """Read a block; return an overlong line if one ends in it, and whether to go on."""
+        part, offset, most = self._part, self._framer.next_read, self._framer.block_bytes
+        if part is None:
+            return None, self._open_left() or self._open_waiting()
+        block = part.read(offset, most if end is None else min(most, end - offset))
+        chunk = self._framer.feed(block)
+        if chunk or self._framer.holds_lines or len(block) == most:
+            self._stay()
+            return chunk, True
+        if not self._may_leave(part):
+            return None, False
+        return self._leave(part, block), True
 
     def _stay(self) -> None:
         """Watch a file longer in which there was more while it was about to be left."""
@@ -245,22 +244,17 @@ class LogReader:
     def _leaves_at(self) -> float:
         return max(self._waiting[0].since + self._drain_seconds, self._stays_until)
 
-    def _may_leave(self) -> bool:
+    def _may_leave(self, part: _Part) -> bool:
         """Whether nothing more is to come in the file in hand, and another one follows."""
-        if self._part is None or self._part.is_lost or self._part.length is not None:
+        if part.is_lost or part.length is not None:
             return True
-        return (
-            bool(self._waiting)
-            and time.monotonic() >= self._leaves_at()
-            and bool(self._first_block())
-        )
+        is_drained = self._waiting and time.monotonic() >= self._leaves_at()
+        return bool(is_drained and self._first_block())
 
-    def _leave(self, rest: bytes) -> Chunk | None:
+    def _leave(self, part: _Part, rest: bytes) -> Chunk | None:
         """Leave the file in hand; what is at its end without a newline is a line."""
-        part, self._part = self._part, None
-        if part is None:
-            return None
         part.file.close()
+        self._part = None
         end = self._framer.next_read + len(rest)
         part.pass_to(end)
         chunk = None
@@ -293,6 +287,9 @@ class LogReader:
         if self._at == len(self._left):
             return False
         offset, known = self._framer.offset, self._left[self._at]
+        if offset > known.start_offset + known.read_bytes:  # its last line had no newline
+            self._at += 1
+            return False
         file = History(self.path, self._left).open(self._at)
         is_newest = known is self._left[-1]
         if file:

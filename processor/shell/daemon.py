@@ -202,6 +202,7 @@ class Daemon:
             del others[path]
         checkpoints: dict[Path, Checkpoint] = {}
         for path, log in (read_on | others).items():
+            checkpoints[path] = log.checkpoint
             start = _reaching_back(log.checkpoint, needed)
             starts_at = event_times.get(path) if log.checkpoint.watermark is None else None
             try:
@@ -210,9 +211,8 @@ class Daemon:
                 if not self._settings.accept_loss:
                     raise
                 _log.warning("%s; going on without", error)
-                start = _without_state(log.checkpoint)
+                checkpoints[path] = start = _without_state(log.checkpoint)
                 reader = self._reader(path, start.rebuild_from, log)
-            checkpoints[path] = start if start.rebuild_from == start.byte_offset else log.checkpoint
             state = self._fold.open(log.log_id, start, log.names, starts_at)
             self._logs[path] = OpenLog(reader, state, deque())
         for path, checkpoint in checkpoints.items():

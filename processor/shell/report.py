@@ -12,8 +12,8 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from processor.edges.reader import DeadLetterRow, LogStatus, ReportRow
 from processor.edges.history import History
+from processor.edges.reader import DeadLetterRow, LogStatus, ReportRow
 from processor.edges.source import LogReader
 from processor.errors import LogError
 

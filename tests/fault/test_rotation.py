@@ -7,6 +7,7 @@ import gzip
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -27,20 +28,20 @@ class Writer:
         shape = {"events": 3_000, "hours": 6, "duplicates": 0.02, "malformed": 0.01, **shape}
         self._lines = list(generate(LogShape(seed=seed, late=0.01, **shape)))
         self._at = 0
-        self._all = self.all.open("a")
-        self.handles = [self._all]
+        self.copy = self.all.open("a")
+        self.handles = [self.copy]
         self.reopen()
 
     def reopen(self):
         """Write to what is at the path from now on."""
-        self._log = self.path.open("a")
-        self.handles.append(self._log)
+        self.log = self.path.open("a")
+        self.handles.append(self.log)
 
     def write(self, lines):
         """Append so many lines."""
         text = "".join(f"{line}\n" for line in self._lines[self._at : self._at + lines])
         self._at += lines
-        for file in (self._log, self._all):
+        for file in (self.log, self.copy):
             file.write(text)
             file.flush()
 
@@ -262,15 +263,15 @@ def test_without_the_file_that_is_needed_it_halts_unless_told_to_go_on(command, 
 
 
 def test_a_line_without_its_newline_waits_or_counts_once_rotated(command, writer):
-    """Fault 10: at the end of the newest file it waits; of one that was rotated away it is a line."""
+    """Fault 10: it waits for more in the newest file, and is a line in one rotated away."""
     writer.write(99)
     *_, last = (line for line in generate(LogShape(events=50, seed=8)))
-    writer._log.write(last)
-    writer._log.flush()
+    writer.log.write(last)
+    writer.log.flush()
     command("run", "--once", writer.path)
     assert command.ledger()["lines"] == 99
     create(writer)
-    writer._all.write(last + "\n")
+    writer.copy.write(last + "\n")
     writer.write(100)
     settle(command, writer)
     compress(writer.path.with_name("app.log.1"))
@@ -290,9 +291,8 @@ def test_a_file_deleted_while_it_is_read_is_read_to_its_end(command, writer):
     writer.write(300)
     daemon.send_signal(18)
     caught_up(command, writer, daemon)
-    held = subprocess.run(["ls", "-l", f"/proc/{daemon.pid}/fd"], capture_output=True, text=True)
-    assert "app.log" in held.stdout
-    assert "(deleted)" not in held.stdout.replace("memfd", "").replace("/memfd", "")
+    held = [str(fd.readlink()) for fd in Path(f"/proc/{daemon.pid}/fd").iterdir()]
+    assert [link for link in held if "app.log" in link] == [str(writer.path)]
     stop(daemon)
     equal(command, writer)
 
@@ -338,7 +338,7 @@ def test_logrotate_itself_changes_nothing(command, writer, tmp_path, how):
         if "dateext" in how and time.monotonic() < started + 1.1 * rotations:
             continue
         rotate = [LOGROTATE, "--state", tmp_path / "state", "--force", configuration]
-        done = subprocess.run(rotate, capture_output=True, text=True)
+        done = subprocess.run(rotate, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         writer.reopen()
         rotations += 1
