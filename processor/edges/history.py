@@ -33,6 +33,8 @@ class History:
     def bytes_at(self, offset: int, most: int) -> bytes:
         """Return up to `most` bytes from `offset` on, of one file; none where that is gone."""
         index = bisect_right(self._starts, offset) - 1
+        if index < 0:
+            return b""
         if index != self._index:
             self.close()
             self._index, self._file = index, self.open(index)

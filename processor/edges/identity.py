@@ -43,6 +43,16 @@ class KnownFile(NamedTuple):
         return self._replace(device=found.device, inode=found.inode, name=found.path.name)
 
 
+class ReadFiles(NamedTuple):
+    """What reading on has made known of the files of a log, to be kept with the offset.
+
+    `changed` are those of which more was read. All that end before the offset `oldest` are gone.
+    """
+
+    changed: list[KnownFile]
+    oldest: int = 0
+
+
 def know(found: FoundFile, start: int, read_bytes: int, head: bytes, tail: bytes) -> KnownFile:
     """Return how a file is known again by its first bytes, and the last that were read."""
     return KnownFile(

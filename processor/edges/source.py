@@ -27,7 +27,15 @@ from processor.edges.files import (
     with_files,
 )
 from processor.edges.history import History, gone, known_of_old
-from processor.edges.identity import HEAD_BYTES, KnownFile, begins_with, ends_of, identify, know
+from processor.edges.identity import (
+    HEAD_BYTES,
+    KnownFile,
+    ReadFiles,
+    begins_with,
+    ends_of,
+    identify,
+    know,
+)
 from processor.errors import LogError
 
 ALL_LINES: Final = 1 << 62
@@ -142,6 +150,7 @@ class LogReader:
         self._part: _Part | None = None
         self._waiting: list[_Waiting] = []
         self._read: deque[tuple[int, KnownFile]] = deque()
+        self._oldest = 0
         try:
             self._check_left()
             self._open_left()
@@ -174,13 +183,14 @@ class LogReader:
             chunk = chunk or self._framer.take(most)
         return self._give_out(chunk) if chunk else None
 
-    def known_files(self, offset: int) -> list[KnownFile]:
-        """Return how the files are known again of which more was read, up to `offset`."""
+    def files_up_to(self, offset: int) -> ReadFiles:
+        """Return what became known of the files since this was last asked, up to `offset`."""
         changed: dict[int, KnownFile] = {}
         while self._read and self._read[0][0] <= offset:
             _, file = self._read.popleft()
             changed[file.start_offset] = file
-        return list(changed.values())
+        oldest, self._oldest = self._oldest, 0
+        return ReadFiles(list(changed.values()), oldest)
 
     def history(self) -> History:
         """Return what reads lines back."""
@@ -362,6 +372,7 @@ class LogReader:
 
     def _follow(self, there: dict[int, FoundFile]) -> None:
         """Know each file by where it is by now; go on in the copy of one that was truncated."""
+        self._forget(there)
         for index, known in enumerate(self._left):
             file = there.get(known.start_offset)
             if file and file.id != known.id:
@@ -382,6 +393,18 @@ class LogReader:
                 f"{part.known().read_bytes} bytes were read; what else was written to it before "
                 "is not known"
             )
+
+    def _forget(self, there: dict[int, FoundFile]) -> None:
+        """Let go of the oldest files, if they were read and are gone; not of the newest."""
+        passed = 0
+        while passed < min(self._at, len(self._left) - 1):
+            if self._left[passed].start_offset in there:
+                break
+            passed += 1
+        if passed:
+            del self._left[:passed]
+            self._at -= passed
+            self._oldest = self._left[0].start_offset
 
     def _wait_for(self, new: list[FoundFile], found: list[FoundFile]) -> None:
         """Open the new files, and keep those open that waited and are found no more."""

@@ -22,7 +22,7 @@ import psycopg
 
 from processor.core.contract import CONTRACT_VERSION
 from processor.core.model import HOUR_US, Checkpoint, Commit, LogCommit, Rules
-from processor.edges.identity import KnownFile
+from processor.edges.identity import KnownFile, ReadFiles
 from processor.edges.migrations import Migration, migrate
 from processor.errors import CheckpointMovedError, SettingsError, StoreError
 
@@ -68,6 +68,8 @@ ON CONFLICT (log_id, start_offset) DO UPDATE SET
     read_bytes = excluded.read_bytes, head = excluded.head, tail = excluded.tail,
     tail_bytes = excluded.tail_bytes"""
 
+_FORGET_FILES: Final = "DELETE FROM log_files WHERE log_id = %s AND start_offset + read_bytes < %s"
+
 READ_FILES: Final = """
 SELECT log_id, start_offset, device::text, inode::text, name, read_bytes, head, tail, tail_bytes
 FROM log_files ORDER BY log_id, start_offset"""
@@ -110,8 +112,8 @@ _REPLACE_RULES: Final[LiteralString] = (
 )
 
 
-LogFiles = Mapping[int, Sequence[KnownFile]]
-"""Files of logs, by the id of the log."""
+LogFiles = Mapping[int, ReadFiles]
+"""What became known of the files of logs, by the id of the log."""
 
 
 class StoredLog(NamedTuple):
@@ -237,9 +239,13 @@ class Store:
                         for dead_letter in log.dead_letters:
                             copy.write_row((log.log_id, *dead_letter))
             cursor.execute(_ADD_TO_LEDGER, _ledger_columns(commit.logs))
-            rows = [(log_id, *file) for log_id, known in files.items() for file in known]
-            if rows:
+            if rows := [(log_id, *file) for log_id in files for file in files[log_id].changed]:
                 cursor.executemany(_KEEP_FILE, rows)
+            for log in commit.logs:
+                if log.log_id in files and files[log.log_id].oldest:
+                    needed = (log.checkpoint.rebuild_from, *log.checkpoint.ahead_offsets)
+                    oldest = min(files[log.log_id].oldest, *needed)
+                    cursor.execute(_FORGET_FILES, (log.log_id, oldest))
         self._commits += 1
 
     def reconcile(self, commit: Commit) -> bool:

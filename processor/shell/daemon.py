@@ -328,7 +328,7 @@ class Daemon:
         if commit is not None and self._finish_commit():
             readers = {log.state.log_id: log.reader for log in self._logs.values()}
             files = {
-                log.log_id: readers[log.log_id].known_files(log.checkpoint.byte_offset)
+                log.log_id: readers[log.log_id].files_up_to(log.checkpoint.byte_offset)
                 for log in commit.logs
             }
             self._committing = self._committer.submit(self._send, commit, files)

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from processor.core.model import Checkpoint, Commit, DeadLetter, Increment, LogCommit, Rules
+from processor.edges.identity import KnownFile, ReadFiles
 from processor.edges.migrations import migrate, migrations
 from processor.edges.store import ConnectionLostError, Store
 from processor.errors import CheckpointMovedError, SettingsError, StoreError
@@ -78,6 +79,21 @@ def test_a_commit_writes_counts_ledger_dead_letters_and_checkpoint(store, log, c
     again = store.open_logs([])["/logs/app.log"]
     assert again.checkpoint == Checkpoint(100, 1_641_000_000_000_001, 0, None, (0,))
     assert again.names == ["FaqClick"]
+
+
+def test_the_files_of_a_log_are_kept_with_its_offset(store, log):
+    """What is known of a file is replaced; what is gone and needed no more is forgotten."""
+    first = KnownFile(0, 1, 2**64 - 1, "app.log", 100, "head", "tail", 50)
+    store.commit(a_commit(log.log_id), {log.log_id: ReadFiles([first])})
+    assert store.open_logs([])["/logs/app.log"].files == [first]
+    left = first._replace(inode=3, name="app.log.1", read_bytes=150)
+    second = first._replace(start_offset=150, read_bytes=60)
+    files = {log.log_id: ReadFiles([left, second])}
+    store.commit(a_commit(log.log_id, 100, 190), files)
+    store.commit(a_commit(log.log_id, 190, 200), {log.log_id: ReadFiles([], 150)})
+    assert store.open_logs([])["/logs/app.log"].files == [left, second]
+    store.commit(a_commit(log.log_id, 200, 210), {log.log_id: ReadFiles([], 151)})
+    assert store.open_logs([])["/logs/app.log"].files == [second]
 
 
 def test_commits_add_up(store, log, connect):

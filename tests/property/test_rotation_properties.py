@@ -97,8 +97,12 @@ class RotatedLog(RuleBasedStateMachine):
     @rule()
     def commit(self):
         """Keep what the files are known by."""
-        for file in self.reader.known_files(len(self.read)):
-            self.known[file.start_offset] = file
+        files = self.reader.files_up_to(len(self.read))
+        self.known |= {file.start_offset: file for file in files.changed}
+        for file in [
+            f for f in self.known.values() if f.start_offset + f.read_bytes < files.oldest
+        ]:
+            del self.known[file.start_offset]
 
     @rule()
     def restart(self):
@@ -141,6 +145,18 @@ class RotatedLog(RuleBasedStateMachine):
             with PACK[how](f"{plain}.{how}", "wb") as packed:
                 packed.write(plain.read_bytes())
             plain.unlink()
+
+    @precondition(untouched)
+    @rule()
+    def expire(self):
+        """Delete the oldest file, once all is read."""
+        self.finish()
+        self.commit()
+        older = sorted(self.folder.glob("app.log.*"), key=lambda f: int(f.name.split(".")[2]))
+        for file in older[-1:]:
+            if len(self.read) == len(self.expected()) and self.path.exists():
+                self.was_damaged |= older == [file]  # it may not be left yet
+                file.unlink()
 
     @precondition(rotatable)
     @rule(is_truncated=st.booleans())
