@@ -2,7 +2,7 @@
 
 CREATE TABLE log_files (
     log_id                bigint  NOT NULL REFERENCES checkpoints ON DELETE CASCADE,
-    start_offset          bigint  NOT NULL CHECK (start_offset >= 0),
+    start_offset          bigint  NOT NULL,
     device                numeric NOT NULL,
     inode                 numeric NOT NULL,
     name                  text    NOT NULL,
@@ -14,6 +14,8 @@ CREATE TABLE log_files (
 );
 COMMENT ON TABLE log_files IS
     'The files of a log, one after the other. Offsets of a log count from the first byte of its first file.';
+COMMENT ON COLUMN log_files.start_offset IS
+    'Where the file begins in the log; before zero if the log was read from the end of the file on.';
 COMMENT ON COLUMN log_files.read_bytes IS
     'How much of the file is accounted for.';
 COMMENT ON COLUMN log_files.head IS

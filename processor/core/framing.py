@@ -12,7 +12,7 @@ from typing import Final
 from processor.core.model import Chunk
 
 BLOCK_BYTES: Final = 1 << 20
-"""The unit of reading, and so the longest line that is decoded."""
+"""The unit of reading: a line as long as that is not decoded."""
 
 
 class Framer:

@@ -19,6 +19,7 @@ class Rules:
     attribution_window_us: int = 30 * MINUTE_US
     allowed_lateness_us: int = 10 * MINUTE_US
     timezone: str = "UTC"
+    max_line_bytes: int = 1 << 20
 
     def oldest_needed(self, event_time: int) -> int:
         """Return the oldest instant that matters to lines which are not late at `event_time`."""

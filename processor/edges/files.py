@@ -7,13 +7,14 @@ first of them.
 """
 
 import errno
+import glob
 import gzip
 import os
 import re
 import stat
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeVar
@@ -24,6 +25,9 @@ if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
+
+STDIN: Final = Path("/dev/stdin")
+"""A log of which each run gives the next file."""
 
 _DECOMPRESS: Final[dict[str, Callable[[IO[bytes]], Any]]] = {".gz": gzip.open, ".zst": zstd.open}
 _ROTATED: Final = re.compile(r"([.-])(\d[\d._T:-]*?)(\.gz|\.zst)?", re.ASCII)
@@ -142,6 +146,21 @@ def open_file(found: FoundFile) -> PlainFile | CompressedFile:
     return (CompressedFile if found.path.suffix in _DECOMPRESS else PlainFile)(found)
 
 
+def logs_of(named: Iterable[Path], known: Collection[Path] = ()) -> list[Path]:
+    """Return the logs that are named, by a path or by a pattern as shells have them, each once.
+
+    A file of one of them or of a `known` one, as `app.log.1` is of `app.log`, is no log itself.
+    """
+    paths = dict.fromkeys(path for name in named for path in _matching(name))
+    logs = {*paths, *known}
+    return [path for path in paths if not _is_part_of_one(path, logs)]
+
+
+def is_pattern(name: Path) -> bool:
+    """Whether a name stands for any number of logs."""
+    return glob.has_magic(str(name)) and not name.exists()
+
+
 def files_of(path: Path) -> list[FoundFile]:
     """Return the files of the log at `path` that are there, oldest first.
 
@@ -202,6 +221,20 @@ def find(path: Path, *, is_log: bool = True) -> FoundFile | None:
             raise LogError(f"{path}: is not a plain file. Name the log itself")
         return None
     return FoundFile(path, status.st_dev, status.st_ino, status.st_size)
+
+
+def _matching(name: Path) -> list[Path]:
+    if not is_pattern(name):
+        return [name]
+    found = sorted(map(Path, glob.glob(str(name), recursive=True)))  # noqa: PTH207 - it may be absolute
+    return [path.resolve() for path in found if path.is_file()]
+
+
+def _is_part_of_one(path: Path, logs: Collection[Path]) -> bool:
+    stems = (path.name[: match.start()] for match in re.finditer(r"[.-](?=\d)", path.name))
+    return any(
+        path.with_name(stem) in logs and _age(stem, path.name) is not None for stem in stems if stem
+    )
 
 
 def _listed(path: Path) -> list[FoundFile]:

@@ -17,9 +17,12 @@ _SHORT_LINE_BYTES: Final = 4096
 class History:
     """The known files of a log, as far as they are still there; one at a time is open."""
 
-    def __init__(self, path: Path, known: Sequence[KnownFile]) -> None:
+    def __init__(
+        self, path: Path, known: Sequence[KnownFile], max_line_bytes: int = BLOCK_BYTES
+    ) -> None:
         self.path = path
         self.known = known
+        self._max_line_bytes = max_line_bytes
         self._starts = [file.start_offset for file in known]
         self._index = -1
         self._file: ReadableFile | None = None
@@ -49,7 +52,7 @@ class History:
         """
         line = self.bytes_at(offset, _SHORT_LINE_BYTES)
         if len(line) == _SHORT_LINE_BYTES and b"\n" not in line:
-            line = self.bytes_at(offset, BLOCK_BYTES)
+            line = self.bytes_at(offset, self._max_line_bytes)
         if not line:
             raise gone(self.path, offset)
         line = line.partition(b"\n")[0] + b"\n"
@@ -63,6 +66,27 @@ class History:
             return next((open_file(f) for f in same if same[f] is self.known[index]), None)
 
         return with_files(self.path, open_same) if self.known else None
+
+
+def known_by_its_end(path: Path) -> KnownFile | None:
+    """Return how the newest file of a log is known that is not read but from its end on.
+
+    Then it begins before offset zero. None while there is no file.
+    """
+    found = find(path)
+    if found is None:
+        return None
+    file = open_file(found)
+    try:
+        end = at = found.size_bytes
+        while at > 0:
+            at = max(at - BLOCK_BYTES, 0)
+            if newline := file.read_at(at, end - at).rfind(b"\n") + 1:
+                return know(found, -(at + newline), at + newline, *ends_of(file, at + newline))
+            end = at
+        return know(found, 0, 0, b"", b"")
+    finally:
+        file.close()
 
 
 def known_of_old(path: Path, offset: int) -> list[KnownFile]:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from processor.core.framing import Framer
+from processor.core.framing import BLOCK_BYTES, Framer
 from processor.core.model import Chunk
 from processor.edges.files import (
+    STDIN,
     FoundFile,
     PlainFile,
     ReadableFile,
@@ -135,13 +136,14 @@ class LogReader:
         offset: int = 0,
         known: Sequence[KnownFile] = (),
         drain_seconds: float = 0.0,
+        max_line_bytes: int = BLOCK_BYTES,
     ) -> None:
         self.path = path
         self.messages: list[str] = []
         self._drain_seconds = drain_seconds
         self._stays_until = 0.0
         self._is_short_of_files = False
-        self._framer = Framer(offset)
+        self._framer = Framer(offset, max_line_bytes)
         self._left = sorted(known) or (known_of_old(path, offset) if offset else [])
         """The files before and after the one that is being read, as far as they were read."""
         starts = [file.start_offset for file in self._left]
@@ -194,7 +196,7 @@ class LogReader:
 
     def history(self) -> History:
         """Return what reads lines back."""
-        return History(self.path, self._known())
+        return History(self.path, self._known(), self._framer.block_bytes)
 
     def size_bytes(self) -> int:
         """Return how long the log is now; of a compressed file that is not read yet, its size."""
@@ -307,7 +309,7 @@ class LogReader:
             self._part = _Part(file, known.start_offset, offset, length)
         elif offset < known.start_offset + known.read_bytes:
             raise gone(self.path, offset)
-        else:
+        elif self.path != STDIN:
             self.messages.append(
                 f"{self.path}: {known.name} is gone, or was rewritten; what was written to it "
                 f"after its first {known.read_bytes} bytes is not known"

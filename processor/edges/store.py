@@ -97,18 +97,23 @@ _RULE_NAMES: Final = (
     "attribution_window_us",
     "allowed_lateness_us",
     "timezone",
+    "max_line_bytes",
 )
 _READ_RULES: Final = """
-SELECT contract_version, attribution_window_us, allowed_lateness_us, timezone, commits FROM rules"""
+SELECT
+    contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes, commits
+FROM rules"""
 _ADOPT_RULES: Final[LiteralString] = """
-INSERT INTO rules (contract_version, attribution_window_us, allowed_lateness_us, timezone)
-VALUES (%s, %s, %s, %s) ON CONFLICT (only_row)"""
+INSERT INTO rules
+    (contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes)
+VALUES (%s, %s, %s, %s, %s) ON CONFLICT (only_row)"""
 _REPLACE_RULES: Final[LiteralString] = (
     _ADOPT_RULES
     + """ DO UPDATE SET
     contract_version = excluded.contract_version, timezone = excluded.timezone,
     attribution_window_us = excluded.attribution_window_us,
-    allowed_lateness_us = excluded.allowed_lateness_us, commits = rules.commits + 1"""
+    allowed_lateness_us = excluded.allowed_lateness_us,
+    max_line_bytes = excluded.max_line_bytes, commits = rules.commits + 1"""
 )
 
 
@@ -203,6 +208,16 @@ class Store:
         with self._session() as connection:
             rows = connection.execute("SELECT path FROM checkpoints ORDER BY path").fetchall()
         return [path for (path,) in rows]
+
+    def begin_at(self, log_id: int, file: KnownFile) -> list[KnownFile]:
+        """Have a log begin in the middle of a file, unless it has begun; return its files."""
+        with self._session() as connection, connection.transaction():
+            connection.execute(_LOCK_CHECKPOINTS, ([log_id],))
+            files = files_by_log(connection.execute(READ_FILES)).get(log_id)
+            if files is None:
+                files = [file]
+                connection.execute(_KEEP_FILE, (log_id, *file))
+        return files
 
     def empty(self, rules: Rules) -> None:
         """Forget the report, all checkpoints and dead letters, and adopt `rules`, in one step.
@@ -331,12 +346,13 @@ def files_by_log(rows: Iterable[tuple[Any, ...]]) -> dict[int, list[KnownFile]]:
     return files
 
 
-def _rules_row(rules: Rules) -> tuple[int, int, int, str]:
+def _rules_row(rules: Rules) -> tuple[int, int, int, str, int]:
     return (
         CONTRACT_VERSION,
         rules.attribution_window_us,
         rules.allowed_lateness_us,
         rules.timezone,
+        rules.max_line_bytes,
     )
 
 

@@ -86,6 +86,14 @@ class Watch:
     ) -> None:
         self.close()
 
+    def follow(self, paths: Iterable[Path]) -> None:
+        """Watch these files from now on; if they are others than before, the next wait is short."""
+        paths = tuple(paths)
+        if paths != self._paths:
+            self._paths = paths
+            self._watch()
+            self._seen = []
+
     def wait(self, seconds: float | None = None) -> None:
         """Wait until a file may have changed or a signal came, but no longer than `seconds`."""
         until = math.inf if seconds is None else time.monotonic() + seconds

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from processor.edges.database import database, snapshot_path
+from processor.edges.files import STDIN, logs_of, size_of
 from processor.edges.reader import Reader
 from processor.edges.store import Store
 from processor.errors import ExitCode, ProcessorError, SettingsError
@@ -27,14 +28,21 @@ from processor.shell.options import (
     Checkpoints,
     DatabaseUrl,
     Logs,
+    MaxLineBytes,
     Timezone,
     Workers,
     defaults,
 )
 from processor.shell.report import Format, TableOrJson
-from processor.shell.settings import RunSettings, run_settings
+from processor.shell.settings import Beginning, RunSettings, run_settings
 from processor.shell.snapshots import Snapshots
-from processor.shell.terminal import asked_to_stop, exit_on_sigterm, output_to, progress_bar
+from processor.shell.terminal import (
+    asked_to_stop,
+    exit_on_sigterm,
+    output_to,
+    progress_bar,
+    spool_stdin,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,6 +90,14 @@ def run(
             "--once", envvar="PROCESSOR_ONCE", help="Stop at the end of the logs. Else follow them."
         ),
     ] = False,
+    from_: Annotated[
+        Beginning,
+        typer.Option(
+            "--from",
+            envvar="PROCESSOR_RUN_FROM",
+            help="Where to begin in a log that is seen for the first time and there already.",
+        ),
+    ] = Beginning.BEGINNING,
     accept_loss: Annotated[
         bool,
         typer.Option(
@@ -98,15 +114,19 @@ def run(
     attribution_window: AttributionWindow = "30m",
     allowed_lateness: AllowedLateness = "10m",
     timezone: Timezone = "UTC",
+    max_line_bytes: MaxLineBytes = 1 << 20,
 ) -> None:
     """Fold logs into the report: what is there (`--once`), or line by line for ever.
 
     Goes on where the last run ended, however it ended. SIGTERM and SIGINT stop it cleanly.
     A line is complete with its newline; what follows the last newline is left for later.
     """
+    if Path("-") in logs and not once:
+        raise SettingsError("-: standard input ends; read it with --once")
     settings = run_settings(
-        logs=logs,
+        logs=_with_stdin(logs, checkpoints),
         once=once,
+        from_=from_,
         accept_loss=accept_loss,
         batch_lines=batch_lines,
         batch_seconds=batch_seconds,
@@ -114,6 +134,7 @@ def run(
         attribution_window=attribution_window,
         allowed_lateness=allowed_lateness,
         timezone=timezone,
+        max_line_bytes=max_line_bytes,
     )
     with asked_to_stop() as stop, _store(database_url, checkpoints) as store:
         store.migrate()
@@ -139,6 +160,7 @@ def replay(
     attribution_window: AttributionWindow = "30m",
     allowed_lateness: AllowedLateness = "10m",
     timezone: Timezone = "UTC",
+    max_line_bytes: MaxLineBytes = 1 << 20,
 ) -> None:
     """Make the report anew from offset zero, by the settings given here.
 
@@ -147,7 +169,7 @@ def replay(
     it, or `processor replay` begins it again. A processor that still runs stops with exit code 3.
     """
     settings = run_settings(
-        logs=logs,
+        logs=_with_stdin(logs, checkpoints),
         once=True,
         batch_lines=batch_lines,
         batch_seconds=batch_seconds,
@@ -155,13 +177,16 @@ def replay(
         attribution_window=attribution_window,
         allowed_lateness=allowed_lateness,
         timezone=timezone,
+        max_line_bytes=max_line_bytes,
     )
     with asked_to_stop() as stop, _store(database_url, checkpoints) as store:
         store.migrate()
-        missing = [log for log in settings.logs if not log.is_file()]
-        if missing:
-            raise SettingsError(f"{missing[0]}: there is no such file; nothing was replayed")
-        left_out = set(store.known_paths()) - set(map(str, settings.logs))
+        logs_there = logs_of(settings.logs)
+        missing = [log for log in logs_there if size_of(log) is None]
+        if missing or not logs_there:
+            log = (*missing, *settings.logs)[0]
+            raise SettingsError(f"{log}: there is no such file; nothing was replayed")
+        left_out = set(store.known_paths()) - set(map(str, logs_there))
         if left_out and not only_these:
             raise SettingsError(
                 f"the report also counts {', '.join(sorted(left_out))}; name these logs too, or "
@@ -359,6 +384,14 @@ def main() -> None:
     except OSError as error:
         print(f"processor: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         sys.exit(ExitCode.FAILED)
+
+
+def _with_stdin(logs: list[Path], checkpoints: Path) -> list[Path]:
+    """Put a file in the place of `-`: standard input, which can be read again from there."""
+    if Path("-") not in logs:
+        return logs
+    spool_stdin(checkpoints)
+    return [STDIN if log == Path("-") else log for log in logs]
 
 
 def _run(store: Store, settings: RunSettings, stop: Stop, snapshot: Path) -> None:

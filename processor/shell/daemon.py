@@ -18,13 +18,14 @@ from typing import Final
 from processor.core.decode import Decoder
 from processor.core.fold import Fold, first_instant
 from processor.core.model import Checkpoint, Commit
-from processor.edges.files import size_of
+from processor.edges.files import is_pattern, logs_of, size_of
+from processor.edges.history import known_by_its_end
 from processor.edges.source import ALL_LINES, DRAIN_SECONDS, LogReader
 from processor.edges.store import ConnectionLostError, LogFiles, Store, StoredLog
 from processor.edges.watch import Watch
 from processor.errors import GoneError, LogError
 from processor.shell.open_log import OpenLog, read_ahead
-from processor.shell.settings import RunSettings
+from processor.shell.settings import Beginning, RunSettings
 from processor.shell.snapshots import Snapshots
 from processor.shell.workers import Workers
 
@@ -77,6 +78,8 @@ class Daemon:
         self._decoder = Decoder(settings.zone)
         self._workers = Workers(settings.workers, settings.timezone)
         self._logs: dict[Path, OpenLog] = {}
+        self._known: set[Path] = set()
+        self._begins_at_end = settings.from_ == Beginning.END
         self._waiting_for: set[Path] = set()
         self._batch_started = 0.0
         self._look_at = 0.0
@@ -93,9 +96,10 @@ class Daemon:
         """
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER_OBJECTS)
-        watch = Watch(() if self._settings.once else self._settings.logs)
+        watch = Watch(() if self._settings.once else self._named())
         try:
             self._store.adopt(self._settings.rules)
+            self._known = set(map(Path, self._store.known_paths()))
             self._open_logs()
             while not self._stop.requested:
                 found = self._fold_next_chunk()
@@ -111,6 +115,7 @@ class Daemon:
                     watch.wait(self._seconds_until_due())
                     if self._finish_commit():
                         self._when_connected(self._open_logs)
+                        watch.follow(self._named())
             self._commit()
             self._finish_commit()
             self._save_snapshot_if_due(at_end=True)
@@ -135,13 +140,18 @@ class Daemon:
 
     def _open_logs(self) -> None:
         """Open the logs that are there by now, and fold the working state of all of them again."""
-        there = [p for p in self._settings.logs if p in self._logs or self._is_there(p)]
+        named = self._named()
+        if self._settings.once and not named:
+            raise LogError(f"{self._settings.logs[0]}: there is no such file. Check the pattern")
+        there = [path for path in named if path in self._logs or self._is_there(path)]
         if len(there) == len(self._logs):
             return
         self._commit()  # a rebuild drops the batch in hand
         if not self._finish_commit():
             return
         stored = self._store.open_logs(map(str, there))
+        if self._begins_at_end:
+            stored |= {str(path): self._at_end(path, stored[str(path)]) for path in there}
         self._close_logs()
         self._fold = Fold(self._settings.rules)
         read_on = {
@@ -156,6 +166,17 @@ class Daemon:
         }
         if not self._restore(read_on, others):
             self._rebuild(read_on, others)
+        self._begins_at_end = False
+
+    def _at_end(self, path: Path, log: StoredLog) -> StoredLog:
+        """Have a log begin at its end if it is seen for the first time."""
+        if log.checkpoint.byte_offset or log.files or (file := known_by_its_end(path)) is None:
+            return log
+        return log._replace(files=self._store.begin_at(log.log_id, file))
+
+    def _named(self) -> list[Path]:
+        """Return the logs to be read, as far as patterns tell by now."""
+        return logs_of(self._settings.logs, {*self._known, *self._logs})
 
     def _close_logs(self) -> None:
         self._workers.rest()
@@ -248,7 +269,7 @@ class Daemon:
         """Return how far a log has come, or where it starts while it has no watermark."""
         if log.checkpoint.watermark is not None:
             return log.checkpoint.watermark
-        reader = LogReader(path, 0, log.files)
+        reader = self._reader(path, 0, log)
         try:
             chunk = reader.read()
         finally:
@@ -256,7 +277,8 @@ class Daemon:
         return first_instant(self._decoder.decode(chunk)) if chunk else None
 
     def _reader(self, path: Path, offset: int, log: StoredLog) -> LogReader:
-        return LogReader(path, offset, log.files, 0 if self._settings.once else DRAIN_SECONDS)
+        drain_seconds = 0 if self._settings.once else DRAIN_SECONDS
+        return LogReader(path, offset, log.files, drain_seconds, self._settings.max_line_bytes)
 
     def _recall(self, log: OpenLog, checkpoint: Checkpoint) -> None:
         """Fold in again the lines that are ahead of where a log is folded from."""
@@ -313,6 +335,8 @@ class Daemon:
         due_in = [
             seconds for log in self._logs.values() if (seconds := log.reader.wakes_in()) is not None
         ]
+        if any(map(is_pattern, self._settings.logs)):
+            due_in.append(LOOK_SECONDS)
         if self._fold.batch_lines > 0:
             age = time.monotonic() - self._batch_started
             due_in.append(max(self._settings.batch_seconds - age, 0))

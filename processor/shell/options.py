@@ -66,6 +66,14 @@ Timezone = Annotated[
     typer.Option(envvar="PROCESSOR_TIMEZONE", help="Zone of times that carry no offset."),
 ]
 
+MaxLineBytes = Annotated[
+    int,
+    typer.Option(
+        envvar="PROCESSOR_MAX_LINE_BYTES",
+        help="A line as long as that is a dead letter, reason too_long. 64 KiB at least.",
+    ),
+]
+
 CORES: Final = min(len(os.sched_getaffinity(0)), 4)
 """How many workers there are unless somebody says otherwise."""
 

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, timedelta, tzinfo
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -9,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from processor.core.model import SECOND_US, Rules
+from processor.edges.files import STDIN
 from processor.errors import SettingsError
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.ASCII)
@@ -27,6 +29,13 @@ def _duration(value: object) -> object:
 Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
 
 
+class Beginning(StrEnum):
+    """Where a log is read from that is seen for the first time."""
+
+    BEGINNING = "beginning"
+    END = "end"
+
+
 class RunSettings(BaseModel):
     """What `run` and `replay` work by."""
 
@@ -34,6 +43,7 @@ class RunSettings(BaseModel):
 
     logs: tuple[Path, ...] = Field(min_length=1)
     once: bool = False
+    from_: Beginning = Beginning.BEGINNING
     accept_loss: bool = False
     batch_lines: int = Field(default=100_000, ge=1)
     batch_seconds: float = Field(default=0.5, gt=0, le=3600)
@@ -41,6 +51,7 @@ class RunSettings(BaseModel):
     attribution_window: Duration = timedelta(minutes=30)
     allowed_lateness: Duration = timedelta(minutes=10)
     timezone: str = "UTC"
+    max_line_bytes: int = Field(default=1 << 20, ge=1 << 16, le=1 << 30)
 
     @field_validator("logs")
     @classmethod
@@ -50,7 +61,7 @@ class RunSettings(BaseModel):
                 str(log).encode()
             except UnicodeEncodeError:
                 raise ValueError("a name that is not UTF-8 cannot be kept; rename it") from None
-        return tuple(dict.fromkeys(log.resolve() for log in logs))
+        return tuple(dict.fromkeys(log if log == STDIN else log.resolve() for log in logs))
 
     @field_validator("timezone")
     @classmethod
@@ -76,6 +87,7 @@ class RunSettings(BaseModel):
             round(self.attribution_window.total_seconds() * SECOND_US),
             round(self.allowed_lateness.total_seconds() * SECOND_US),
             self.timezone,
+            self.max_line_bytes,
         )
 
 
@@ -95,7 +107,7 @@ def run_settings(**values: Any) -> RunSettings:
         return RunSettings(**values)
     except ValidationError as error:
         problems = [
-            f"--{str(problem['loc'][0]).replace('_', '-')}: "
+            f"--{str(problem['loc'][0]).rstrip('_').replace('_', '-')}: "
             + problem["msg"].removeprefix("Value error, ")
             for problem in error.errors(include_input=False, include_url=False)
         ]

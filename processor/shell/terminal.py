@@ -3,7 +3,9 @@
 import contextlib
 import os
 import signal
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TextIO
@@ -14,7 +16,27 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from processor.errors import ExitCode, SettingsError
 from processor.shell.daemon import Stop
 
+_BLOCK_BYTES: Final = 1 << 20
 _FORCED_STOP_SECONDS: Final = 4.5
+
+
+def spool_stdin(folder: Path) -> None:
+    """Make standard input a file, so that it can be read at any offset; one without a name.
+
+    A pipe that ends without a newline ends with a line all the same: nothing will follow it.
+    """
+    if stat.S_ISREG(os.fstat(0).st_mode):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        last = b"\n"
+        while block := sys.stdin.buffer.read(_BLOCK_BYTES):
+            file.write(block)
+            last = block
+        if not last.endswith(b"\n"):
+            file.write(b"\n")
+        file.flush()
+        os.dup2(file.fileno(), 0)
 
 
 @contextlib.contextmanager
