@@ -38,7 +38,7 @@ MAX_AHEAD_LINES: Final = 10_000
 """How many lines may be ahead of a log's watermark at once. Each is held until event time has come
 to it, maybe for years: beyond so many, a line is a dead letter, reason `ahead`."""
 
-_BEFORE_ALL: Final = -(1 << 63)
+BEFORE_ALL: Final = -(1 << 63)
 
 
 class Fold:
@@ -48,7 +48,7 @@ class Fold:
         self._rules = rules
         self._lateness = rules.allowed_lateness_us
         self._logs: dict[int, LogState] = {}
-        self._open_from = _BEFORE_ALL
+        self._open_from = BEFORE_ALL
         self._visits = Visits(rules.attribution_window_us)
 
     @property
@@ -106,6 +106,10 @@ class Fold:
     def log(self, log_id: int) -> LogState:
         """Return the state of a log."""
         return self._logs[log_id]
+
+    def finish(self, log: LogState) -> None:
+        """Take note that a log has come to its end: no state is kept for lines still to come."""
+        log.is_finished = True
 
     def release(self, log: LogState) -> None:
         """Let go of a log that is not read on; its visits stay."""
@@ -196,7 +200,7 @@ class Fold:
     def _unremarkable(self, mark: Watermark) -> tuple[int, int]:
         """Return the first and last instant that need not be shown to the watermark."""
         if mark.at is None or mark.run:
-            return 0, _BEFORE_ALL
+            return 0, BEFORE_ALL
         return max(mark.at - self._lateness, self._open_from), mark.at
 
     def _move_watermark(
@@ -217,7 +221,7 @@ class Fold:
 
     def _evict(self) -> None:
         """Forget what only late lines could need, once a minute of event time."""
-        times = [log.event_time for log in self._logs.values()]
+        times = [log.event_time for log in self._logs.values() if not log.is_finished]
         known = [time for time in times if time is not None]
         if not known or len(known) < len(times):  # a log that may start anywhere
             return

@@ -37,6 +37,7 @@ class LogState:
     ) -> None:
         self.log_id = log_id
         self.starts_at = starts_at
+        self.is_finished = False
         self.offset = checkpoint.rebuild_from
         self.mark = Watermark(checkpoint.rebuild_watermark)
         self.markers = deque([(self.offset, self.mark.at)])

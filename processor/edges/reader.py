@@ -31,6 +31,12 @@ SELECT path, byte_offset, lines, log_id,
     ARRAY(SELECT (outcome, name, lines) FROM ledger l WHERE l.log_id = c.log_id) AS outcomes
 FROM checkpoints c ORDER BY path"""
 
+_DEAD_LETTER_GROUPS: Final = """
+SELECT path, reason, count(*), mode() WITHIN GROUP (ORDER BY detail) AS detail,
+    min(d.byte_offset), max(d.byte_offset)
+FROM checkpoints JOIN dead_letters d USING (log_id)
+GROUP BY path, reason ORDER BY path, count(*) DESC, reason"""
+
 _DEAD_LETTERS: Final = """
 SELECT path, d.byte_offset, byte_length, reason, detail
 FROM checkpoints JOIN dead_letters d USING (log_id) ORDER BY path, d.byte_offset"""
@@ -70,6 +76,17 @@ class DeadLetterRow(NamedTuple):
     detail: str
 
 
+class DeadLetterGroup(NamedTuple):
+    """The lines of a log that do not count for one reason; `detail` is what most of them share."""
+
+    path: str
+    reason: str
+    lines: int
+    detail: str
+    first_offset: int
+    last_offset: int
+
+
 class Reader:
     """The reading side of the database."""
 
@@ -105,6 +122,11 @@ class Reader:
     def files(self) -> dict[int, list[KnownFile]]:
         """Return the files of each log, by its id."""
         return files_by_log(self._stream(READ_FILES, {}))
+
+    def dead_letter_groups(self) -> Iterator[DeadLetterGroup]:
+        """Yield how many lines of each log do not count, by reason."""
+        for row in self._stream(_DEAD_LETTER_GROUPS, {}):
+            yield DeadLetterGroup(*row)
 
     def dead_letters(self) -> Iterator[DeadLetterRow]:
         """Yield all dead letters, by log and offset."""

@@ -263,26 +263,35 @@ def dead_letters(
         Format,
         typer.Option("--format", envvar="PROCESSOR_DEAD_LETTERS_FORMAT", help="How to write it."),
     ] = Format.TABLE,
+    each: Annotated[
+        bool,
+        typer.Option(
+            "--each", envvar="PROCESSOR_DEAD_LETTERS_EACH", help="List where each of them is."
+        ),
+    ] = False,
     show: Annotated[
         bool,
         typer.Option(
             "--show",
             envvar="PROCESSOR_DEAD_LETTERS_SHOW",
-            help="Read the lines back from their log. They may hold personal data.",
+            help="List each, read back from its log. It may hold personal data.",
         ),
     ] = False,
     database_url: DatabaseUrl = None,
     checkpoints: Checkpoints = _CHECKPOINTS,
 ) -> None:
-    """List the lines that do not count: where they are, and why.
+    """Show how many lines do not count, and why; or where each of them is, or what it says.
 
     Reasons: `malformed` is no JSON object, `event_type` has none, `invalid` has a field outside the
     contract, `late` and `ahead` are too far from the other lines of the log in time, `too_long` is
-    1 MiB or longer.
+    as long as `--max-line-bytes`.
     """
     with _reader(database_url, checkpoints) as reader, output_to() as out:
-        lines = rendering.Lines(reader.status()) if show else None
-        rendering.write_dead_letters(reader.dead_letters(), format_, out, lines)
+        if each or show:
+            lines = rendering.Lines(reader.status()) if show else None
+            rendering.write_dead_letters(reader.dead_letters(), format_, out, lines)
+        else:
+            rendering.write_dead_letter_groups(reader.dead_letter_groups(), format_, out)
 
 
 @app.command()

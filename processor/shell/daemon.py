@@ -32,6 +32,8 @@ from processor.shell.workers import Workers
 POLL_SECONDS: Final = 0.1
 SUMMARY_SECONDS: Final = 30.0
 LOOK_SECONDS: Final = 1.0
+_FIRST_LINES: Final = 1_000
+"""Among so many is the first run of a log, but for odd ones, which cost memory only."""
 _COLLECT_AFTER_OBJECTS: Final = 200_000
 """A batch makes many short-lived tuples and no cycles: looking for some every 700 objects, as
 Python does, costs a tenth of the fold."""
@@ -164,6 +166,11 @@ class Daemon:
             for path, log in stored.items()
             if Path(path) not in there and log.checkpoint.byte_offset > 0
         }
+        if self._settings.once:
+            others |= {path: log for path, log in read_on.items() if self._is_read(path, log)}
+            read_on = {path: log for path, log in read_on.items() if path not in others}
+            if not read_on:
+                return
         if not self._restore(read_on, others):
             self._rebuild(read_on, others)
         self._begins_at_end = False
@@ -175,8 +182,9 @@ class Daemon:
         return log._replace(files=self._store.begin_at(log.log_id, file))
 
     def _named(self) -> list[Path]:
-        """Return the logs to be read, as far as patterns tell by now."""
-        return logs_of(self._settings.logs, {*self._known, *self._logs})
+        """Return the logs to be read: those that are, and what the settings name by now."""
+        named = logs_of(self._settings.logs, {*self._known, *self._logs})
+        return list(dict.fromkeys([*self._logs, *named]))
 
     def _close_logs(self) -> None:
         self._workers.rest()
@@ -202,6 +210,14 @@ class Daemon:
             return False
         self._waiting_for.add(path)
         return True
+
+    def _is_read(self, path: Path, log: StoredLog) -> bool:
+        """Whether a log has no more lines than were read before."""
+        reader = self._reader(path, log.checkpoint.byte_offset, log)
+        try:
+            return reader.read(1) is None
+        finally:
+            reader.close()
 
     def _rebuild(self, read_on: dict[Path, StoredLog], others: dict[Path, StoredLog]) -> None:
         """Fold the working state again, committing nothing of it.
@@ -271,7 +287,7 @@ class Daemon:
             return log.checkpoint.watermark
         reader = self._reader(path, 0, log)
         try:
-            chunk = reader.read()
+            chunk = reader.read(_FIRST_LINES)
         finally:
             reader.close()
         return first_instant(self._decoder.decode(chunk)) if chunk else None
@@ -313,7 +329,10 @@ class Daemon:
         logs = sorted(self._logs.values(), key=_furthest_behind)
         read_ahead(logs, self._workers, self._settings.batch_lines)
         for log in logs:
-            if task := log.next(self._settings.batch_lines):
+            task = log.next(self._settings.batch_lines)
+            if task is None and self._settings.once:
+                self._fold.finish(log.state)
+            if task:
                 if self._fold.batch_lines + task.chunk.lines > self._settings.batch_lines:
                     self._end_batch()
                 if self._fold.batch_lines == 0:
@@ -422,7 +441,7 @@ def _matters(log: StoredLog, needed: int | None) -> bool:
 
 
 def _furthest_behind(log: OpenLog) -> tuple[bool, int]:
-    at = log.state.mark.at
+    at = log.state.event_time
     return (at is not None, at or 0)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from processor.core.log import LogState
+from processor.core.model import HOUR_US
 from processor.edges.source import LogReader
 from processor.shell.workers import Task, Workers
 
@@ -48,12 +49,19 @@ def read_ahead(
 ) -> None:
     """Keep the workers busy with what is folded next of logs that lag, a chunk each in turn.
 
+    The log that is furthest behind comes first.
+
     What is decoded waits to be folded, so that it counts until then: memory stays bounded.
     """
     if workers.count < 2:  # noqa: PLR2004 - one alone would do what the parent can do
         return
     room = workers.count * CHUNKS_AHEAD - sum(len(log.ahead) for log in logs)
-    lagging = deque(log for log in logs if log.lags(end)) if room > 0 else ()
+    lagging = deque[OpenLog]()
+    if room > 0:
+        lagging.extend(log for log in logs if log.lags(end))
+        latest = (lagging[0].state.event_time or 0) + HOUR_US if lagging else 0
+        while lagging and (lagging[-1].state.event_time or 0) > latest:
+            lagging.pop()  # it is not its turn for long
     while room > 0 and lagging and workers.have_room:
         log = lagging.popleft()
         if chunk := log.reader.read(most, end):

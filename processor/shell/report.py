@@ -2,7 +2,7 @@
 
 import csv
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from processor.edges.history import History
-from processor.edges.reader import DeadLetterRow, LogStatus, ReportRow
+from processor.edges.reader import DeadLetterGroup, DeadLetterRow, LogStatus, ReportRow
 from processor.edges.source import LogReader
 from processor.errors import LogError
 
@@ -121,11 +121,20 @@ def write_dead_letters(
 ) -> None:
     """Write the pointers to dead letters, and with `lines` what they point to."""
     if lines:
-        shown: Iterator[tuple[Any, ...]] = ((*row, lines.at(row)) for row in rows)
-        fields: Sequence[str] = (*DeadLetterRow._fields, "line")
+        with_lines = ((*row, lines.at(row)) for row in rows)
+        _write_rows((*DeadLetterRow._fields, "line"), with_lines, format_, out)
     else:
-        shown = iter(rows)
-        fields = DeadLetterRow._fields
+        _write_rows(DeadLetterRow._fields, rows, format_, out)
+
+
+def write_dead_letter_groups(rows: Iterable[DeadLetterGroup], format_: Format, out: TextIO) -> None:
+    """Write how many lines do not count, and why."""
+    _write_rows(DeadLetterGroup._fields, rows, format_, out)
+
+
+def _write_rows(
+    fields: Sequence[str], shown: Iterable[tuple[Any, ...]], format_: Format, out: TextIO
+) -> None:
     if format_ is Format.JSON:
         _write_json((dict(zip(fields, row, strict=True)) for row in shown), out)
     elif format_ is Format.CSV:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from processor.core.contract import CONTRACT_VERSION
-from processor.core.fold import Fold
+from processor.core.fold import BEFORE_ALL, Fold
 from processor.core.model import Rules
 from processor.edges.snapshot import Head, LogTrace, SnapshotError, read, write
 from processor.edges.store import StoredLog
@@ -163,6 +163,16 @@ class Snapshots:
             return "it is of other logs"
         if any(offset > known[path][1] for path, (_, offset) in held.items()):
             raise SnapshotError("it is newer than the database")
+        late_from = head.open_from + self._rules.allowed_lateness_us
+        if any(
+            (at is None and head.open_from > BEFORE_ALL) or (at is not None and at < late_from)
+            for trace in head.logs
+            if Path(trace.path) in read_on
+            for at in [
+                trace.image.starts_at if trace.image.watermark is None else trace.image.watermark
+            ]
+        ):
+            return "it has forgotten what the next lines of a log may need"
         if any(held[path] != known[path] for path in known.keys() - read_on.keys()):
             return "it is older than what was folded of a log that is not read on"
         left = sum(known[path][1] - held[path][1] for path in read_on)

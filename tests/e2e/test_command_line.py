@@ -295,7 +295,7 @@ def test_dead_letters_point_to_their_lines(command, make_log):
     reasons = {letter["reason"] for letter in found}
     assert reasons == {"malformed", "event_type", "invalid", "late"}
     for format_ in ("csv", "table"):
-        shown = command("dead-letters", "--format", format_).stdout
+        shown = command("dead-letters", "--each", "--format", format_).stdout
         assert "example.org" not in shown
         assert shown.count("app.log") == len(found)
 
@@ -451,7 +451,7 @@ def test_an_overlong_line_is_a_dead_letter_and_the_next_is_read(command, make_lo
     command("run", "--once", log)
     assert command.report() == report(lines_of(log))
     assert command.ledger()["dead_letters_by_reason"]["too_long"] == 1
-    letters = json.loads(command("dead-letters", "--format", "json").stdout)
+    letters = json.loads(command("dead-letters", "--each", "--format", "json").stdout)
     assert {
         (letter["byte_offset"], letter["byte_length"])
         for letter in letters
@@ -509,7 +509,10 @@ def test_generated_shares_of_trouble_are_as_asked_for(command):
 def test_a_reader_that_has_seen_enough_is_no_error(command, make_log):
     """`processor generate | head` ends quietly."""
     command("run", "--once", make_log(events=20_000, malformed=0.5))
-    for arguments in (["generate", "--events", 200_000], ["dead-letters", "--format", "csv"]):
+    for arguments in (
+        ["generate", "--events", 200_000],
+        ["dead-letters", "--each", "--format", "csv"],
+    ):
         process = command.start(*arguments)
         process.stdout.readline()
         process.stdout.close()

@@ -247,7 +247,7 @@ def test_no_personal_data_leaves_the_log(command, tmp_path):
         ["report", "--format", "json"],
         ["status"],
         ["dead-letters"],
-        ["dead-letters", "--format", "csv"],
+        ["dead-letters", "--each", "--format", "csv"],
         ["replay", log],
     ):
         done = command(*arguments)

@@ -36,12 +36,13 @@ PIECES = [
 VERSION_2 = b"""\
 processor snapshot 2
 {"contract_version":1,"rules":{"attribution_window_us":1800000000,"allowed_lateness_us":600000000,\
-"timezone":"Europe/Berlin"},"open_from":-5,"logs":[["/a.log",{"log_id":1,"offset":9,\
+"timezone":"Europe/Berlin","max_line_bytes":1048576},"open_from":-5,\
+"logs":[["/a.log",{"log_id":1,"offset":9,\
 "watermark":7,"run":[8],"markers":[[0,null],[3,7]],"ahead":[[9,2]],"starts_at":null}]],\
 "let_go":{"/b.log":[2,30]}}
 [["7 1 x"],[1600000000000000],[1],["7 1 y"],[[[5],[6,7]]]]
 [9,[7],[1]]
-78723c7915ad6975a687007c1e6f7cf44d6ebb07fdc0bf63d78c0181b7248145
+fe460609721c22aac5d12c2168214780b25b3729e3cecb90593f84aed29a4fe4
 """
 
 
