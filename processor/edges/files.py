@@ -60,6 +60,10 @@ class TooManyFilesError(LogError):
     """No more files can be opened just now."""
 
 
+class DamagedError(LogError):
+    """A compressed file cannot be decompressed."""
+
+
 class ReadableFile(Protocol):
     """An open file of a log, plain or compressed."""
 
@@ -122,11 +126,13 @@ class CompressedFile:
             if offset + most > end:
                 more = self._file.read(offset + most - end)
                 self._start, self._data = offset, self._data[offset - self._start :] + more
-        except (EOFError, OSError, zlib.error, zstd.ZstdError) as error:
-            raise LogError(
+        except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
+            raise DamagedError(
                 f"{self.found.path}: cannot be decompressed ({error}); it is damaged, or not yet "
                 "complete. Put it right, or take it out of the folder"
             ) from error
+        except OSError as error:
+            raise _unreadable(self.found.path, error) from error
         return self._data[offset - self._start :][:most]
 
     def close(self) -> None:

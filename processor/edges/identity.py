@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from processor.edges.files import FoundFile, PlainFile, ReadableFile, TooManyFilesError, open_file
+from processor.edges.files import (
+    DamagedError,
+    FoundFile,
+    PlainFile,
+    ReadableFile,
+    TooManyFilesError,
+    open_file,
+)
 from processor.errors import LogError
 
 HEAD_BYTES: Final = 4096
@@ -87,6 +94,7 @@ def identify(found: Sequence[FoundFile], known: Sequence[KnownFile]) -> dict[Fou
 
     Raises:
         FileMovedError: a file was renamed meanwhile: look again.
+        LogError: a file cannot be read, so that it is not known which it is.
 
     """
     left = list(known)
@@ -115,7 +123,7 @@ def _holds(found: FoundFile, known: KnownFile, *, by_inode: bool, or_more: bool)
     except TooManyFilesError:
         raise
     except LogError:
-        return False  # it could be read when it became known
+        return False  # it could be opened when it became known
     try:
         if _digest(file.read_at(0, min(HEAD_BYTES, known.read_bytes))) != known.head:
             return False
@@ -125,7 +133,7 @@ def _holds(found: FoundFile, known: KnownFile, *, by_inode: bool, or_more: bool)
         more = 1 if is_short and not or_more else 0
         tail = file.read_at(known.read_bytes - known.tail_bytes, known.tail_bytes + more)
         return _digest(tail) == known.tail
-    except LogError:
+    except DamagedError:
         return False
     finally:
         file.close()
