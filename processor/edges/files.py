@@ -32,10 +32,12 @@ STDIN: Final = Path("/dev/stdin")
 _DECOMPRESS: Final[dict[str, Callable[[IO[bytes]], Any]]] = {".gz": gzip.open, ".zst": zstd.open}
 _ROTATED: Final = re.compile(r"([.-])(\d[\d._T:-]*?)(\.gz|\.zst)?", re.ASCII)
 _MOST_INDEX_DIGITS: Final = 4
+_LEAST_DATE_DIGITS: Final = 6
 _LISTINGS: Final = 5
 _TRIES: Final = 100
 
 T = TypeVar("T")
+_Age = tuple[int, int, str]
 
 
 class FoundFile(NamedTuple):
@@ -56,7 +58,11 @@ class FileMovedError(Exception):
     """A file is no longer where it was found: look again."""
 
 
-class TooManyFilesError(LogError):
+class NotNowError(LogError):
+    """A file cannot be opened, but maybe later: its rights may not be set yet."""
+
+
+class TooManyFilesError(NotNowError):
     """No more files can be opened just now."""
 
 
@@ -68,6 +74,8 @@ class ReadableFile(Protocol):
     """An open file of a log, plain or compressed."""
 
     found: FoundFile
+    """Where it was found last."""
+    id: tuple[int, int]
     is_compressed: bool
 
     def read_at(self, offset: int, most: int) -> bytes:
@@ -84,6 +92,7 @@ class PlainFile:
 
     def __init__(self, found: FoundFile) -> None:
         self.found = found
+        self.id = found.id
         self._fd = _open(found)
 
     def read_at(self, offset: int, most: int) -> bytes:
@@ -112,6 +121,7 @@ class CompressedFile:
 
     def __init__(self, found: FoundFile) -> None:
         self.found = found
+        self.id = found.id
         self._packed = os.fdopen(_open(found), "rb")
         self._file = _DECOMPRESS[found.path.suffix](self._packed)
         self._start, self._data = 0, b""
@@ -141,6 +151,11 @@ class CompressedFile:
         self._packed.close()
 
 
+def is_compressed(found: FoundFile) -> bool:
+    """Whether a file is to be decompressed, as its name tells."""
+    return found.path.suffix in _DECOMPRESS
+
+
 def open_file(found: FoundFile) -> PlainFile | CompressedFile:
     """Open a file that was found.
 
@@ -149,7 +164,7 @@ def open_file(found: FoundFile) -> PlainFile | CompressedFile:
         LogError: it cannot be read.
 
     """
-    return (CompressedFile if found.path.suffix in _DECOMPRESS else PlainFile)(found)
+    return (CompressedFile if is_compressed(found) else PlainFile)(found)
 
 
 def logs_of(named: Iterable[Path], known: Collection[Path] = ()) -> list[Path]:
@@ -244,7 +259,7 @@ def _is_part_of_one(path: Path, logs: Collection[Path]) -> bool:
 
 
 def _listed(path: Path) -> list[FoundFile]:
-    names: dict[str, tuple[int, tuple[int, ...]]] = {path.name: (2, ())}
+    names: dict[str, _Age] = {path.name: (2, 0, "")}
     try:
         beside = [file.name for file in path.parent.iterdir()]
     except (FileNotFoundError, PermissionError):
@@ -252,23 +267,26 @@ def _listed(path: Path) -> list[FoundFile]:
     except OSError as error:
         raise _unreadable(path.parent, error) from error
     names |= {name: age for name in beside if (age := _age(path.name, name))}
-    files = []
-    for name, age in names.items():
-        if any(name == plain + suffix for suffix in _DECOMPRESS for plain in names):
+    files: dict[tuple[int, int], FoundFile] = {}
+    for name in sorted(names, key=lambda name: (names[name], name)):
+        stem, dot, suffix = name.rpartition(".")
+        if dot + suffix in _DECOMPRESS and stem in names:
             continue  # it is being compressed
         if file := find(path.with_name(name), is_log=name == path.name):
-            files.append((age, name, file))
-    return [file for _, _, file in sorted(files)]
+            files.pop(file.id, None)  # of two links to one file, the newer name
+            files[file.id] = file
+    return list(files.values())
 
 
-def _age(name: str, other: str) -> tuple[int, tuple[int, ...]] | None:
+def _age(name: str, other: str) -> _Age | None:
     """Return where a file comes among those of a log, None if it is none of them."""
     match = _ROTATED.fullmatch(other.removeprefix(name)) if other.startswith(name) else None
     if match is None:
         return None
     if match[1] == "." and match[2].isdecimal() and len(match[2]) <= _MOST_INDEX_DIGITS:
-        return 0, (-int(match[2]),)
-    return 1, tuple(map(int, re.findall(r"\d+", match[2])))
+        return 0, -int(match[2]), ""
+    digits = "".join(re.findall(r"\d", match[2]))
+    return (1, 0, digits) if len(digits) >= _LEAST_DATE_DIGITS else None
 
 
 def _open(found: FoundFile) -> int:
@@ -287,5 +305,6 @@ def _open(found: FoundFile) -> int:
 
 def _unreadable(path: Path, error: OSError) -> LogError:
     """Return that a file cannot be read, in words."""
-    kind = TooManyFilesError if error.errno in (errno.EMFILE, errno.ENFILE) else LogError
+    kinds = {errno.EMFILE: TooManyFilesError, errno.ENFILE: TooManyFilesError}
+    kind = {**kinds, errno.EACCES: NotNowError}.get(error.errno or 0, LogError)
     return kind(f"{path}: cannot be read: {error.strerror}. Check the path and its rights")

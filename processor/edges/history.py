@@ -89,13 +89,17 @@ def known_by_its_end(path: Path) -> KnownFile | None:
         file.close()
 
 
-def known_of_old(path: Path, offset: int) -> list[KnownFile]:
-    """Return what is known of a log by its path alone, as versions did that followed no rotation.
+def known_by(path: Path, files: Sequence[KnownFile], offset: int) -> list[KnownFile]:
+    """Return the files of a log that was read up to `offset`.
+
+    Without any, it was read by a version that followed no rotation, and so from its path alone.
 
     Raises:
         GoneError: the log is not that long.
 
     """
+    if files or not offset:
+        return sorted(files)
     found = find(path)
     if found is None or found.size_bytes < offset:
         raise gone(path, offset)

@@ -84,7 +84,15 @@ def ends_of(file: ReadableFile, size_bytes: int) -> tuple[bytes, bytes]:
 def begins_with(file: ReadableFile, plain: PlainFile) -> bool:
     """Whether a file begins with all that another one holds, as far as its ends tell."""
     size_bytes = plain.size_bytes()
-    return ends_of(file, size_bytes) == ends_of(plain, size_bytes)
+    return begin_alike(file, plain, size_bytes) and (
+        size_bytes <= HEAD_BYTES or ends_of(file, size_bytes) == ends_of(plain, size_bytes)
+    )
+
+
+def begin_alike(one: ReadableFile, other: ReadableFile, most: int = HEAD_BYTES) -> bool:
+    """Whether two files have the same bytes at their start, up to `most`."""
+    most = min(most, HEAD_BYTES)
+    return one.read_at(0, most) == other.read_at(0, most)
 
 
 def identify(found: Sequence[FoundFile], known: Sequence[KnownFile]) -> dict[FoundFile, KnownFile]:

@@ -11,7 +11,7 @@ without a newline, is a line: none will follow it. At the end of the newest file
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,19 +19,22 @@ from processor.core.framing import BLOCK_BYTES, Framer
 from processor.core.model import Chunk
 from processor.edges.files import (
     STDIN,
+    FileMovedError,
     FoundFile,
+    NotNowError,
     PlainFile,
     ReadableFile,
-    TooManyFilesError,
     find,
+    is_compressed,
     open_file,
     with_files,
 )
-from processor.edges.history import History, gone, known_of_old
+from processor.edges.history import History, gone
 from processor.edges.identity import (
     HEAD_BYTES,
     KnownFile,
     ReadFiles,
+    begin_alike,
     begins_with,
     ends_of,
     identify,
@@ -142,9 +145,10 @@ class LogReader:
         self.messages: list[str] = []
         self._drain_seconds = drain_seconds
         self._stays_until = 0.0
-        self._is_short_of_files = False
+        self._looks_again = False
+        self._grown: set[int] = set()
         self._framer = Framer(offset, max_line_bytes)
-        self._left = sorted(known) or (known_of_old(path, offset) if offset else [])
+        self._left = sorted(known)
         """The files before and after the one that is being read, as far as they were read."""
         starts = [file.start_offset for file in self._left]
         self._at = max(bisect_right(starts, offset) - 1, 0)
@@ -156,7 +160,7 @@ class LogReader:
         try:
             self._check_left()
             self._open_left()
-            self._list()
+            with_files(self.path, self._take_up)
         except BaseException:
             self.close()
             raise
@@ -175,10 +179,12 @@ class LogReader:
         With `end`, no byte from that offset on is looked at.
         """
         chunk = self._framer.take(most)
-        while chunk is None and self._framer.offset != end:
+        while chunk is None and (end is None or self._framer.offset < end):
             try:
                 chunk, has_more = self._read_on(end)
             except _CutOffError:
+                if self._part and self._part.length is not None:
+                    raise gone(self.path, self._framer.offset) from None
                 has_more = self._relisted()
             if not has_more:
                 return None
@@ -209,15 +215,16 @@ class LogReader:
         return end + sum(_size_bytes(waiting.file) for waiting in self._waiting)
 
     def wakes_in(self) -> float | None:
-        """Return in how many seconds a file may be left, or opened at last; None if none may."""
-        if self._is_short_of_files:
-            return DRAIN_SECONDS
-        return max(self._leaves_at() - time.monotonic(), 0) if self._waiting else None
+        """Return in how many seconds to read or to look again, though no file was changed."""
+        left = self._leaves_at() - time.monotonic() if self._waiting else 0
+        if left <= 0 and (self._waiting or self._looks_again):
+            return DRAIN_SECONDS  # whoever writes to a file that was renamed is not told of
+        return left if self._waiting else None
 
     def look(self) -> bool:
         """Look whether the log goes on in another file by now; return whether that may be read."""
         newest = find(self.path)
-        if newest and self._part and not self._waiting and newest.id == self._part.file.found.id:
+        if newest and self._part and not self._waiting and newest.id == self._part.file.id:
             return False
         before = self._waiting
         return self._relisted() and self._waiting != before
@@ -237,15 +244,18 @@ class LogReader:
         """Read a block; return an overlong line if one ends in it, and whether to go on."""
         part, offset, most = self._part, self._framer.next_read, self._framer.block_bytes
         if part is None:
-            return None, self._open_left() or self._open_waiting()
+            return None, self._open_left() or (end is None and self._open_waiting())
+        is_overlong = offset != self._framer.offset
         block = part.read(offset, most if end is None else min(most, end - offset))
         chunk = self._framer.feed(block)
         if chunk or self._framer.holds_lines or len(block) == most:
             self._stay()
             return chunk, True
-        if not self._may_leave(part):
+        rest = b"" if is_overlong else block  # the framer has it already
+        was_left = end == self._framer.next_read + len(rest) + 1  # a line without a newline
+        if not was_left and not self._may_leave(part):
             return None, False
-        return self._leave(part, block), True
+        return self._leave(part, rest), True
 
     def _stay(self) -> None:
         """Watch a file longer in which there was more while it was about to be left."""
@@ -306,7 +316,11 @@ class LogReader:
         is_newest = known is self._left[-1]
         if file:
             length = None if is_newest else known.read_bytes
-            self._part = _Part(file, known.start_offset, offset, length)
+            try:
+                self._part = _Part(file, known.start_offset, offset, length)
+            except BaseException:
+                file.close()
+                raise
         elif offset < known.start_offset + known.read_bytes:
             raise gone(self.path, offset)
         elif self.path != STDIN:
@@ -325,7 +339,7 @@ class LogReader:
         while self._waiting and (block := self._first_block()):
             first = self._waiting[0]
             # It may have been truncated before it was read: then its copy has come before it.
-            if not self._relisted():
+            if first.file.found.path == self.path and not self._relisted():
                 return False
             if self._waiting[:1] == [first]:
                 del self._waiting[0]
@@ -352,43 +366,44 @@ class LogReader:
     def _relisted(self) -> bool:
         """List the files anew; return whether that was possible."""
         try:
-            self._list()
-        except TooManyFilesError as error:
-            if not self._is_short_of_files:
+            with_files(self.path, self._take_up)
+        except NotNowError as error:
+            if self._drain_seconds == 0:  # nobody will look again
+                raise
+            if not self._looks_again:
                 self.messages.append(f"{error}; trying again")
-            self._is_short_of_files = True
+            self._looks_again = True
             return False
-        self._is_short_of_files = False
+        self._looks_again = False
         return True
-
-    def _list(self) -> None:
-        with_files(self.path, self._take_up)
 
     def _take_up(self, found: list[FoundFile]) -> None:
         """Find out which of the files are which: those after the last one that is known are new."""
-        same = identify(found, self._known())
-        self._follow({known.start_offset: file for file, known in same.items()})
-        familiar = [index for index, file in enumerate(found) if file in same]
-        new = found[familiar[-1] + 1 if familiar else 0 :]
-        self._wait_for([file for file in new if file.size_bytes or file.path == self.path], found)
+        part = self._part
+        same: dict[FoundFile, KnownFile] = {}
+        if part and part.length is None and not part.is_lost and part.is_whole():
+            same = {file: part.known() for file in found if file.id == part.file.id}
+        known = self._left if same else self._known()
+        same |= identify([file for file in found if file not in same], known)
+        self._follow({known.start_offset: file for file, known in same.items()}, len(found))
+        self._wait_for(found, same)
 
-    def _follow(self, there: dict[int, FoundFile]) -> None:
+    def _follow(self, there: dict[int, FoundFile], files: int) -> None:
         """Know each file by where it is by now; go on in the copy of one that was truncated."""
-        self._forget(there)
+        if files > 1:  # else it may be that the folder cannot be listed
+            self._forget(there)
         for index, known in enumerate(self._left):
-            file = there.get(known.start_offset)
-            if file and file.id != known.id:
-                self._left[index] = known.now_at(file)
-                self._read.append((self._framer.offset, self._left[index]))
+            if file := there.get(known.start_offset):
+                self._follow_left(index, file)
         part = self._part
         if part is None or part.length is not None or part.is_lost:
             return
         file = there.get(part.start)
-        if part.is_whole():
-            part.file.found = file or part.file.found
-        elif file:
+        if file and (file.id == part.file.id or (part.is_whole() and file.path != self.path)):
+            part.file.found = file
+        elif file:  # it was truncated, or another file took its place
             part.go_on_in(open_file(file))
-        else:
+        elif not part.is_whole():
             part.is_lost = True
             self.messages.append(
                 f"{self.path}: was truncated or rewritten after its first "
@@ -396,49 +411,80 @@ class LogReader:
                 "is not known"
             )
 
+    def _follow_left(self, index: int, file: FoundFile) -> None:
+        known = self._left[index]
+        if file.id != known.id:
+            self._left[index] = known.now_at(file)
+            self._read.append((self._framer.offset, self._left[index]))
+        more = file.size_bytes - known.read_bytes
+        is_plain = file.id == known.id and not is_compressed(file)
+        if is_plain and more > 0 and index < self._at and known.start_offset not in self._grown:
+            self._grown.add(known.start_offset)
+            self.messages.append(
+                f"{file.path}: {more} bytes were written to it after it was left for the next "
+                "file; they are not read. Have whoever writes open the log anew sooner"
+            )
+
     def _forget(self, there: dict[int, FoundFile]) -> None:
-        """Let go of the oldest files, if they were read and are gone; not of the newest."""
-        passed = 0
-        while passed < min(self._at, len(self._left) - 1):
-            if self._left[passed].start_offset in there:
-                break
-            passed += 1
-        if passed:
-            del self._left[:passed]
-            self._at -= passed
+        """Let go of the oldest files, if they were read and are gone, and younger ones are not."""
+        kept = [n for n, file in enumerate(self._left[: self._at]) if file.start_offset in there]
+        if kept and kept[0] > 0:
+            del self._left[: kept[0]]
+            self._at -= kept[0]
             self._oldest = self._left[0].start_offset
 
-    def _wait_for(self, new: list[FoundFile], found: list[FoundFile]) -> None:
-        """Open the new files, and keep those open that waited and are found no more."""
-        at_hand = {waiting.file.found.id: waiting for waiting in self._waiting}
-        ids = {file.id for file in found}
-        deleted = [waiting for id_, waiting in at_hand.items() if id_ not in ids]
+    def _wait_for(self, found: list[FoundFile], same: Collection[FoundFile]) -> None:
+        """Open the files that are new, and keep those open that waited and are found no more."""
+        at_hand = {waiting.file.id: waiting for waiting in self._waiting}
+        last = max((index for index, file in enumerate(found) if file in same), default=-1)
+        new = [
+            file
+            for index, file in enumerate(found)
+            if (index > last or file.id in at_hand)
+            and file not in same
+            and (file.size_bytes or file.path == self.path)
+        ]
         waiting: list[_Waiting] = []
-        for file in new[:_OPEN_AT_ONCE]:
-            if file.id not in at_hand:
-                try:
-                    at_hand[file.id] = _Waiting(file, time.monotonic())
-                except TooManyFilesError:
-                    if not waiting:
-                        raise
-                    break  # the others can wait
-                self._waiting.append(at_hand[file.id])
-            at_hand[file.id].file.found = file
-            waiting.append(at_hand[file.id])
+        try:
+            for file in new[:_OPEN_AT_ONCE]:
+                waiting.append(at_hand.get(file.id) or _Waiting(file, time.monotonic()))
+                waiting[-1].file.found = file
+        except (FileMovedError, LogError) as error:
+            if not (waiting and isinstance(error, NotNowError)):
+                _close(other for other in waiting if other not in self._waiting)
+                raise  # else the others can wait
+        opened = list(waiting)
         newest = waiting[-1] if waiting else None
         if newest and newest.file.found.path == self.path:
             # A file that holds the same is a copy, or becomes one: this one will be truncated.
             waiting = [w for w in waiting if w is newest or not _is_copy(w.file, newest.file)]
         waiting = [w for w in waiting if not w.file.is_compressed or w.file.read_at(0, 1)]
-        deleted = [w for w in deleted if not any(_is_copy(w.file, other.file) for other in waiting)]
-        for other in self._waiting:
-            if other not in (*deleted, *waiting):
-                other.file.close()
-        self._waiting = [*deleted, *waiting]
+        ids = {file.id for file in found}
+        place = 0
+        for other in self._waiting:  # one that is gone stays behind the one that it was behind
+            if other in waiting:
+                place = waiting.index(other) + 1
+            elif other.file.id not in ids and not any(_is_same(other, w) for w in waiting):
+                waiting.insert(place, other)
+                place += 1
+        _close(other for other in {*self._waiting, *opened} if other not in waiting)
+        self._waiting = waiting
+
+
+def _close(files: Iterable[_Waiting]) -> None:
+    for waiting in files:
+        waiting.file.close()
 
 
 def _size_bytes(file: ReadableFile) -> int:
     return file.size_bytes() if isinstance(file, PlainFile) else file.found.size_bytes
+
+
+def _is_same(gone: _Waiting, there: _Waiting) -> bool:
+    """Whether a file that is gone is there as another one: renamed over, compressed, copied."""
+    if gone.file.is_compressed:
+        return begin_alike(there.file, gone.file)
+    return _is_copy(gone.file, there.file)
 
 
 def _is_copy(file: ReadableFile, original: ReadableFile) -> bool:

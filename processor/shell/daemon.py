@@ -19,7 +19,7 @@ from processor.core.decode import Decoder
 from processor.core.fold import Fold, first_instant
 from processor.core.model import Checkpoint, Commit
 from processor.edges.files import is_pattern, logs_of, size_of
-from processor.edges.history import known_by_its_end
+from processor.edges.history import known_by, known_by_its_end
 from processor.edges.source import ALL_LINES, DRAIN_SECONDS, LogReader
 from processor.edges.store import ConnectionLostError, LogFiles, Store, StoredLog
 from processor.edges.watch import Watch
@@ -294,7 +294,8 @@ class Daemon:
 
     def _reader(self, path: Path, offset: int, log: StoredLog) -> LogReader:
         drain_seconds = 0 if self._settings.once else DRAIN_SECONDS
-        return LogReader(path, offset, log.files, drain_seconds, self._settings.max_line_bytes)
+        files = known_by(path, log.files, log.checkpoint.byte_offset)
+        return LogReader(path, offset, files, drain_seconds, self._settings.max_line_bytes)
 
     def _recall(self, log: OpenLog, checkpoint: Checkpoint) -> None:
         """Fold in again the lines that are ahead of where a log is folded from."""

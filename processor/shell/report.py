@@ -12,7 +12,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from processor.edges.history import History
+from processor.edges.history import History, known_by
 from processor.edges.reader import DeadLetterGroup, DeadLetterRow, LogStatus, ReportRow
 from processor.edges.source import LogReader
 from processor.errors import LogError
@@ -88,7 +88,8 @@ def ledger(log: LogStatus) -> LogLedger:
 
 def _size_bytes(log: LogStatus) -> int | None:
     try:
-        reader = LogReader(Path(log.path), log.byte_offset, log.files)
+        path = Path(log.path)
+        reader = LogReader(path, log.byte_offset, known_by(path, log.files, log.byte_offset))
     except LogError:
         return None
     try:

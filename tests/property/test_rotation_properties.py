@@ -5,15 +5,19 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from processor.edges import source
 from processor.edges.files import zstd
 from processor.edges.source import LogReader
+from processor.errors import GoneError
 
+DRAIN, LONGEST = 2.0, 8_000
 PACK = {"gz": gzip.open, "zst": zstd.open}
 
 
@@ -31,9 +35,15 @@ class RotatedLog(RuleBasedStateMachine):
         self.reader = None
         self.is_being_copied = False
         self.was_damaged = False
+        self.has_lost_files = False
+        self.starts = [0]
+        self.now = 0.0
+        self.clock = source.time
+        source.time = SimpleNamespace(monotonic=lambda: self.now)
 
     def teardown(self):
         """Remove the files."""
+        source.time = self.clock
         if self.reader:
             self.reader.close()
         shutil.rmtree(self.folder)
@@ -55,7 +65,11 @@ class RotatedLog(RuleBasedStateMachine):
 
     def start(self):
         """Open it where it was left off."""
-        self.reader = LogReader(self.path, len(self.read), list(self.known.values()))
+        self.reader = self.open(len(self.read))
+
+    def open(self, offset):
+        """Open the log at an offset, by what was committed."""
+        return LogReader(self.path, offset, list(self.known.values()), DRAIN, LONGEST)
 
     def untouched(self):
         """Whether nobody is about to truncate the file."""
@@ -85,9 +99,57 @@ class RotatedLog(RuleBasedStateMachine):
         """Read a little."""
         for _ in range(chunks):
             if chunk := self.reader.read(most):
-                assert chunk.offset == len(self.read)
-                assert chunk.data.count(b"\n") == chunk.lines
-                self.read += chunk.data
+                self.read += self.lines_of(chunk, len(self.read))
+                self.starts.append(len(self.read))
+
+    def lines_of(self, chunk, offset):
+        """Return the lines that a chunk stands for."""
+        assert chunk.offset == offset
+        lines = chunk.data
+        if not lines:
+            lines = self.expected()[offset : chunk.end]
+            assert len(lines) > LONGEST
+        assert lines.count(b"\n") == chunk.lines
+        assert len(lines) == chunk.end - chunk.offset
+        return lines
+
+    @rule(seconds=st.sampled_from([0.1, 1, 3]))
+    def wait(self, seconds):
+        """Some time passes."""
+        self.now += seconds
+
+    @rule(data=st.data())
+    def read_again(self, data):
+        """Fold the state again, from somewhere up to the checkpoint."""
+        self.commit()
+        offset = data.draw(st.sampled_from(self.starts))
+        try:
+            again = self.open(offset)
+        except GoneError:
+            assert self.has_lost_files
+            return
+        try:
+            while offset < len(self.read):
+                chunk = again.read(data.draw(st.sampled_from([1, 1 << 60])), len(self.read))
+                assert chunk is not None
+                lines = self.lines_of(chunk, offset)
+                assert self.read[offset:].startswith(lines)
+                offset += len(lines)
+        except GoneError:
+            assert self.has_lost_files
+        finally:
+            again.close()
+
+    @precondition(untouched)
+    @rule(number=st.integers(0, 4))
+    def restore(self, number):
+        """Put a copy in the place of a file, as rsync does."""
+        names = [self.path.name, *(f"app.log.{n}{end}" for n in (1, 2) for end in ("", ".gz"))]
+        file = self.folder / names[number]
+        if file.exists():
+            copy = self.folder / "copy"
+            shutil.copyfile(file, copy)
+            copy.rename(file)
 
     @rule()
     def look(self):
@@ -156,6 +218,7 @@ class RotatedLog(RuleBasedStateMachine):
         for file in older[-1:]:
             if len(self.read) == len(b"".join(self.files)) and self.path.exists():
                 self.was_damaged |= b"\n" not in self.files[-1]  # it may not be left yet
+                self.has_lost_files = True
                 file.unlink()
 
     @precondition(rotatable)
@@ -165,7 +228,7 @@ class RotatedLog(RuleBasedStateMachine):
         self.finish()
         if self.files[-1].endswith(b"\n") and len(self.read) == len(self.expected()):
             self.commit()
-            self.was_damaged = True
+            self.was_damaged = self.has_lost_files = True
             self.files.append(b"")
             if is_truncated:
                 os.truncate(self.path, 0)
@@ -188,7 +251,8 @@ class RotatedLog(RuleBasedStateMachine):
     @rule()
     def finish(self):
         """All that was written is read, without a word of loss."""
-        for _ in range(200):
+        for _ in range(300):
+            self.now += 0.5
             self.read_on(3, 1 << 60)
             if not self.reader.look() and self.read == self.expected():
                 break
