@@ -157,7 +157,7 @@ def test_with_too_few_handles_it_goes_on_once_there_are_more(command, tmp_path):
     wait_until(lambda: by_name(command).get("app.log", {}).get("lag_bytes") == 0)
     daemon.send_signal(19)
     for number in range(60):
-        log.rename(tmp_path / f"app.log-{number:03}")
+        log.rename(tmp_path / f"app.log-20220101{number:02}")
         lines += write(log, 100 + number, events=20)
     daemon.send_signal(18)
     wait_until(lambda: by_name(command)["app.log"]["lines"] == len(lines))

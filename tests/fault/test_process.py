@@ -55,7 +55,7 @@ def test_kill_9_again_and_again_counts_every_line_once(command, tmp_path):
     command("migrate")
     started = time.monotonic()
     command("migrate")
-    start_seconds = time.monotonic() - started  # as many as a machine takes that is busy with tests
+    start_seconds = time.monotonic() - started
     with psycopg.connect(command.environment["PROCESSOR_DATABASE_URL"], autocommit=True) as db:
         for kill in range(KILLS):
             daemon = command.start(
@@ -67,8 +67,10 @@ def test_kill_9_again_and_again_counts_every_line_once(command, tmp_path):
                 time.sleep(0.01)
             daemon.send_signal(signal.SIGKILL)
             daemon.communicate()
-            if db.execute("SELECT to_regclass('checkpoints')").fetchone()[0]:
-                offsets.update(db.execute("SELECT byte_offset FROM checkpoints").fetchall())
+            met = len(offsets)
+            offsets.update(db.execute("SELECT byte_offset FROM checkpoints").fetchall())
+            # How long a start takes depends on what else the machine does: follow it.
+            start_seconds *= 0.95 if len(offsets) > met else 1.1
     assert len(offsets) > KILLS // 5, "too few kills met a daemon at work to prove anything"
     writer.write(1)
     settle(command, log)
