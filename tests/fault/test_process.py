@@ -131,10 +131,11 @@ def has_committed(command, pid):
 
 def end_its_transaction(command):
     """Cut off whoever holds a transaction open, as a server's idle time-out would."""
+    others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
     with psycopg.connect(command.environment["PROCESSOR_DATABASE_URL"], autocommit=True) as db:
+        wait_until(lambda: not db.execute(f"SELECT {others} AND state = 'active'").fetchall())
         db.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
-            "AND datname = current_database() AND state LIKE 'idle in transaction%'"
+            f"SELECT pg_terminate_backend(pid) {others} AND state LIKE 'idle in transaction%'"
         )
 
 
