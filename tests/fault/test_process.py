@@ -131,12 +131,18 @@ def has_committed(command, pid):
 
 def end_its_transaction(command):
     """Cut off whoever holds a transaction open, as a server's idle time-out would."""
-    others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    others = (
+        "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database() "
+        "AND state <> 'idle'"
+    )
     with psycopg.connect(command.environment["PROCESSOR_DATABASE_URL"], autocommit=True) as db:
-        wait_until(lambda: not db.execute(f"SELECT {others} AND state = 'active'").fetchall())
-        db.execute(
-            f"SELECT pg_terminate_backend(pid) {others} AND state LIKE 'idle in transaction%'"
-        )
+
+        def is_ended():
+            waits = "AND (wait_event_type = 'Client' OR state LIKE 'idle in transaction%')"
+            db.execute(f"SELECT pg_terminate_backend(pid) {others} {waits}")
+            return not db.execute(f"SELECT {others}").fetchall()
+
+        wait_until(is_ended, what="the end of the transaction")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -96,6 +96,14 @@ def test_the_files_of_a_log_are_kept_with_its_offset(store, log):
     assert store.open_logs([])["/logs/app.log"].files == [second]
 
 
+def test_a_log_begins_where_it_was_first_said_to(store, log):
+    """In the middle of a file; whoever comes later begins there too."""
+    first = KnownFile(-100, 1, 2, "app.log", 100, "head", "tail", 50)
+    assert store.begin_at(log.log_id, first) == [first]
+    assert store.begin_at(log.log_id, first._replace(start_offset=-120)) == [first]
+    assert store.open_logs([])["/logs/app.log"].files == [first]
+
+
 def test_commits_add_up(store, log, connect):
     """A second batch adds to the rows of the first."""
     store.commit(a_commit(log.log_id), {})

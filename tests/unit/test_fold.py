@@ -414,3 +414,24 @@ def test_a_log_that_is_let_go_leaves_its_visits_and_holds_nothing_back():
         run.cut()
     assert run.table() == report(first, second)
     assert run.fold.open_visits < 2 * HOUR // MINUTE
+
+
+def test_a_log_that_is_finished_holds_nothing_back_and_is_committed_still():
+    """So a hundred logs of a hundred days take the memory of one."""
+    first, second = [page_load(0), *beats(0, HOUR)], [*beats(0, 3 * HOUR)]
+    run = Run(first, second)
+    run.take_in(run.states[1], run.readers[1].read())
+    run.fold.finish(run.states[1])
+    while chunk := run.readers[2].read(10):
+        run.take_in(run.states[2], chunk)
+        run.cut()
+    assert run.table() == report(first, second)
+    assert run.checkpoint(1).byte_offset == len(log_of(first))
+    assert run.fold.open_visits < 2 * HOUR // MINUTE
+
+
+def test_a_byte_order_mark_before_a_line_changes_nothing():
+    """Of a click as of a page load."""
+    lines = [page_load(0), click(1)]
+    marked = [b"\xef\xbb\xbf" + line for line in lines]
+    assert Run(marked).to_end().table() == report(lines)
