@@ -18,7 +18,7 @@ from typing import Final
 from processor.core.decode import Decoder
 from processor.core.fold import Fold, first_instant
 from processor.core.model import Checkpoint, Commit
-from processor.edges.files import is_pattern, logs_of, size_of
+from processor.edges.files import NotNowError, is_pattern, logs_of, size_of
 from processor.edges.history import known_by, known_by_its_end
 from processor.edges.source import ALL_LINES, DRAIN_SECONDS, LogReader
 from processor.edges.store import ConnectionLostError, LogFiles, Store, StoredLog
@@ -116,7 +116,7 @@ class Daemon:
                     self._finish_commit()  # if it fails, no change of a log would tell
                     watch.wait(self._seconds_until_due())
                     if self._finish_commit():
-                        self._when_connected(self._open_logs)
+                        self._when_connected(self._open_more_logs)
                         watch.follow(self._named())
             self._commit()
             self._finish_commit()
@@ -139,6 +139,14 @@ class Daemon:
         for log in self._logs.values():
             log.tell()
         return any(found)
+
+    def _open_more_logs(self) -> None:
+        """Open the logs that came meanwhile; if that is not possible just now, all again later."""
+        try:
+            self._open_logs()
+        except NotNowError as error:
+            _log.warning("%s; trying again", error)
+            self._close_logs()
 
     def _open_logs(self) -> None:
         """Open the logs that are there by now, and fold the working state of all of them again."""
@@ -355,7 +363,7 @@ class Daemon:
         due_in = [
             seconds for log in self._logs.values() if (seconds := log.reader.wakes_in()) is not None
         ]
-        if any(map(is_pattern, self._settings.logs)):
+        if not self._logs or any(map(is_pattern, self._settings.logs)):
             due_in.append(LOOK_SECONDS)
         if self._fold.batch_lines > 0:
             age = time.monotonic() - self._batch_started
