@@ -1,0 +1,101 @@
+"""Whatever is done to the files of a log, report and ledger are those of its lines."""
+
+import json
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from oracle import report
+from rotated_files import RotatedFiles
+
+from processor.core.model import Rules
+from processor.edges.reader import Reader
+from processor.edges.store import Store
+from processor.shell.daemon import Daemon, Stop
+from processor.shell.report import ledger
+from processor.shell.settings import run_settings
+from processor.shell.snapshots import Snapshots
+
+
+TYPES = ["ReferralPageLoad", "ReferralRecommendClick", "FaqClick"]
+
+
+class RotatedReport(RotatedFiles):
+    """Between one thing and another, the processor runs to the end, on a real database."""
+
+    connect = None
+
+    def __init__(self):
+        super().__init__()
+        self.store = Store(self.connect)
+        self.store.migrate()
+        self.store.adopt(Rules())
+        self.store.empty(Rules())
+
+    def teardown(self):
+        """Close what is open."""
+        self.store.close()
+        super().teardown()
+
+    def line(self, number, size):
+        """Return a page load or a click, a minute after the last one."""
+        return json.dumps(
+            {
+                "event_id": f"visit {number // 3}",
+                "event_type": TYPES[number % 3],
+                "customer_id": number % 2,
+                "user_id": number // 3 % 4,
+                "fired_at": f"2022-01-01T{number // 60:02}:{number % 60:02}:00Z",
+                "note": "x" * size,
+            }
+        ).encode()
+
+    def start(self):
+        """Nothing is kept from one run to the next but what is on the disk."""
+
+    @precondition(lambda self: not self.is_being_copied)
+    @rule(batch_lines=st.sampled_from([1, 3, 1_000]))
+    def finish(self, batch_lines=1_000):
+        """Run to the end; then report and ledger are those of the lines that there are."""
+        settings = run_settings(logs=[self.path], once=True, batch_lines=batch_lines)
+        if self.path.exists():
+            snapshots = Snapshots(self.folder / "snapshots/one", settings.rules)
+            Daemon(self.store, settings, Stop(), snapshots=snapshots).run()
+        lines = self.expected().split(b"\n")[:-1]
+        found = Reader(self.connect)
+        rows = {(row.customer_id, row.hour): tuple(row[2:7]) for row in found.report()}
+        assert rows == report(lines)
+        for log in found.status():
+            told = ledger(log)
+            assert told.lines == len(lines)
+            assert told.byte_offset == len(self.expected())
+            assert told.lines == sum(log.outcomes.values())
+
+    @precondition(lambda self: self.is_being_copied)
+    @rule()
+    def run_while_it_is_copied(self):
+        """The copy is no part of the log yet."""
+        self.is_being_copied = False
+        self.finish()
+        self.is_being_copied = True
+
+
+@pytest.fixture
+def machine(connect):
+    """The machine, with a database."""
+    RotatedReport.connect = staticmethod(connect)
+    return RotatedReport
+
+
+def test_report_and_ledger_are_those_of_the_lines(machine):
+    """For a few examples."""
+    some = settings(max_examples=25, stateful_step_count=15, deadline=None)
+    run_state_machine_as_test(machine, settings=some)
+
+
+@pytest.mark.torture
+def test_report_and_ledger_are_those_of_the_lines_at_length(machine):
+    """For two thousand."""
+    many = settings(max_examples=2_000, stateful_step_count=20, deadline=None)
+    run_state_machine_as_test(machine, settings=many)
