@@ -17,7 +17,6 @@ from processor.shell.report import ledger
 from processor.shell.settings import run_settings
 from processor.shell.snapshots import Snapshots
 
-
 TYPES = ["ReferralPageLoad", "ReferralRecommendClick", "FaqClick"]
 
 
