@@ -71,7 +71,7 @@ class Fold:
         """Take up a log at its `rebuild_from`; `names` are the event types it has ignored.
 
         Until the log has a watermark, the state of all logs is kept from `starts_at` on: all of
-        it, if that is None.
+        it, if that is None. Of a log that was silent for long, that is where it goes on.
         """
         log = self._logs[log_id] = LogState(log_id, checkpoint, names, starts_at)
         return log

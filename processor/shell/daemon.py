@@ -17,7 +17,7 @@ from typing import Final
 
 from processor.core.decode import Decoder
 from processor.core.fold import Fold, first_instant
-from processor.core.model import Checkpoint, Commit
+from processor.core.model import HOUR_US, Checkpoint, Commit
 from processor.edges.files import NotNowError, is_pattern, logs_of, size_of
 from processor.edges.history import known_by, known_by_its_end
 from processor.edges.source import ALL_LINES, DRAIN_SECONDS, LogReader
@@ -83,6 +83,7 @@ class Daemon:
         self._known: set[Path] = set()
         self._begins_at_end = settings.from_ == Beginning.END
         self._waiting_for: set[Path] = set()
+        self._silent: dict[Path, int | None] = {}
         self._batch_started = 0.0
         self._look_at = 0.0
         self._summary = _Summary()
@@ -135,6 +136,8 @@ class Daemon:
     def _look(self) -> bool:
         """Look whether logs were rotated; return whether there is more to read of one."""
         self._look_at = time.monotonic() + LOOK_SECONDS
+        if not self._settings.once:
+            self._close_silent()
         found = [log.reader.look() for log in self._logs.values()]
         for log in self._logs.values():
             log.tell()
@@ -179,9 +182,44 @@ class Daemon:
             read_on = {path: log for path, log in read_on.items() if path not in others}
             if not read_on:
                 return
+        else:
+            others |= self._set_aside(read_on)
+            read_on = {path: log for path, log in read_on.items() if path not in others}
         if not self._restore(read_on, others):
             self._rebuild(read_on, others)
         self._begins_at_end = False
+
+    def _set_aside(self, logs: dict[Path, StoredLog]) -> dict[Path, StoredLog]:
+        """Return the logs that are at their end and far behind: they wait until they grow."""
+        newest = max((at for log in logs.values() if (at := log.checkpoint.watermark)), default=0)
+        silent = {
+            path: log
+            for path, log in logs.items()
+            if self._is_far_behind(log.checkpoint.watermark, newest) and self._is_read(path, log)
+        }
+        self._silent = {path: size_of(path) for path in silent}
+        return silent
+
+    def _is_far_behind(self, event_time: int | None, newest: int) -> bool:
+        needed = self._settings.rules.oldest_needed(newest)
+        return event_time is not None and event_time < needed - HOUR_US
+
+    def _close_silent(self) -> None:
+        """Close logs that are at their end and far behind, so that they hold no state back."""
+        times = {path: log.state.event_time for path, log in self._logs.items()}
+        newest = max((time for time in times.values() if time is not None), default=0)
+        for path, log in list(self._logs.items()):
+            state = log.state
+            is_committed = state.lines == 0 and not log.ahead
+            if (
+                is_committed
+                and self._is_far_behind(times[path], newest)
+                and log.reader.size_bytes() <= state.offset
+            ):
+                self._snapshots.let_go(path, state.log_id, state.offset)
+                self._fold.release(state)
+                self._logs.pop(path).reader.close()
+                self._silent[path] = size_of(path)
 
     def _at_end(self, path: Path, log: StoredLog) -> StoredLog:
         """Have a log begin at its end if it is seen for the first time."""
@@ -203,6 +241,8 @@ class Daemon:
     def _is_there(self, path: Path) -> bool:
         """Whether a log can be opened; a file that was empty when last seen must have grown."""
         size_bytes = size_of(path)
+        if path in self._silent:
+            return size_bytes != self._silent[path]
         if size_bytes is not None:
             return size_bytes > 0 or path not in self._waiting_for
         if self._settings.once:
@@ -235,7 +275,10 @@ class Daemon:
         `rebuild_from` is folded from its beginning, and `others`, which the report counts but this
         run does not read, are folded up to their checkpoint and let go.
         """
-        event_times = {path: self._event_time(path, log) for path, log in read_on.items()}
+        newest = max(
+            (at for log in read_on.values() if (at := log.checkpoint.watermark)), default=0
+        )
+        event_times = {path: self._event_time(path, log, newest) for path, log in read_on.items()}
         times = [time for time in event_times.values() if time is not None]
         all_known = times and len(times) == len(event_times)
         needed = self._settings.rules.oldest_needed(min(times)) if all_known else None
@@ -249,7 +292,8 @@ class Daemon:
         for path, log in (read_on | others).items():
             checkpoints[path] = log.checkpoint
             start = _reaching_back(log.checkpoint, needed)
-            starts_at = event_times.get(path) if log.checkpoint.watermark is None else None
+            starts_at = event_times.get(path)
+            starts_at = None if starts_at == log.checkpoint.watermark else starts_at
             try:
                 reader = self._reader(path, start.rebuild_from, log)
             except GoneError as error:
@@ -289,16 +333,20 @@ class Daemon:
             self._snapshots.starts_from(others, anew=False)
         return True
 
-    def _event_time(self, path: Path, log: StoredLog) -> int | None:
-        """Return how far a log has come, or where it starts while it has no watermark."""
-        if log.checkpoint.watermark is not None:
-            return log.checkpoint.watermark
-        reader = self._reader(path, 0, log)
+    def _event_time(self, path: Path, log: StoredLog, newest: int) -> int | None:
+        """Return how far a log has come, or where it starts or goes on after a long silence."""
+        at = log.checkpoint.watermark
+        if at is not None and not self._is_far_behind(at, newest):
+            return at
+        reader = self._reader(path, log.checkpoint.byte_offset, log)
         try:
             chunk = reader.read(_FIRST_LINES)
         finally:
             reader.close()
-        return first_instant(self._decoder.decode(chunk)) if chunk else None
+        decoded = self._decoder.decode(chunk) if chunk else None
+        if at is None:
+            return first_instant(decoded) if decoded else None
+        return max(at, min(decoded.instants, default=at)) if decoded else at
 
     def _reader(self, path: Path, offset: int, log: StoredLog) -> LogReader:
         drain_seconds = 0 if self._settings.once else DRAIN_SECONDS

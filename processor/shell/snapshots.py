@@ -18,7 +18,7 @@ from typing import Final
 
 from processor.core.contract import CONTRACT_VERSION
 from processor.core.fold import BEFORE_ALL, Fold
-from processor.core.model import Rules
+from processor.core.model import LogImage, Rules
 from processor.edges.snapshot import Head, LogTrace, SnapshotError, read, write
 from processor.edges.store import StoredLog
 from processor.shell.open_log import OpenLog
@@ -97,6 +97,11 @@ class Snapshots:
         if anew:
             self._saved = {}
 
+    def let_go(self, path: Path, log_id: int, offset: int) -> None:
+        """Take note of a log that is not read on from now."""
+        if self._let_go is not None:
+            self._let_go[str(path)] = (log_id, offset)
+
     def is_due(self, fold: Fold, logs: OpenLogs, *, at_end: bool) -> bool:
         """Whether it is time for a snapshot, and worth it."""
         if self._path is None or self._let_go is None:
@@ -142,6 +147,11 @@ class Snapshots:
             return anew
         return min(anew, sum(state.offset - self._saved.get(state.log_id, 0) for state in states))
 
+    def _reaches_back(self, open_from: int, log: LogImage) -> bool:
+        """Whether the lines that come next in a log are not before what is remembered."""
+        times = [time for time in (log.watermark, log.starts_at) if time is not None]
+        return bool(times) and max(times) - self._rules.allowed_lateness_us >= open_from
+
     def _why_not(self, head: Head, read_on: StoredLogs, others: StoredLogs) -> str | None:
         """Return why a snapshot does not fit, None if it does.
 
@@ -163,14 +173,10 @@ class Snapshots:
             return "it is of other logs"
         if any(offset > known[path][1] for path, (_, offset) in held.items()):
             raise SnapshotError("it is newer than the database")
-        late_from = head.open_from + self._rules.allowed_lateness_us
-        if any(
-            (at is None and head.open_from > BEFORE_ALL) or (at is not None and at < late_from)
+        if head.open_from > BEFORE_ALL and not all(
+            self._reaches_back(head.open_from, trace.image)
             for trace in head.logs
             if Path(trace.path) in read_on
-            for at in [
-                trace.image.starts_at if trace.image.watermark is None else trace.image.watermark
-            ]
         ):
             return "it has forgotten what the next lines of a log may need"
         if any(held[path] != known[path] for path in known.keys() - read_on.keys()):

@@ -179,3 +179,46 @@ def test_what_is_not_readable_is_said_in_clear_words(command, tmp_path):
             "Check the path and its rights"
             in command("run", "--once", "secret.log", exit_code=1).stderr
         )
+
+
+def test_logs_that_fell_silent_hold_no_state_and_are_counted_exactly_when_they_go_on(
+    command, tmp_path
+):
+    """Fault 21: dated logs under a pattern; one goes on days later, another where it was."""
+    lines = list(generate(LogShape(seed=15, events=9_000, hours=72, users=500, duplicates=0.02)))
+    shares = [lines[at : at + 250] for at in range(0, len(lines), 250)]
+    held_back = [shares[0][200:], shares[-1][100:]]
+    written = [shares[0][:200], *shares[1:-1], shares[-1][:100]]
+    for number, share in enumerate(written):
+        (tmp_path / f"{number:02}.log").write_text("".join(f"{line}\n" for line in share))
+    options = ("--batch-lines", 300, "--batch-seconds", 0.05)
+    daemon = command.start("run", tmp_path / "*.log", *options)
+
+    def is_read():
+        said = by_name(command)
+        return sum(log["lines"] for log in said.values()) == sum(map(len, written))
+
+    def go_on(number, share):
+        written[number] = written[number] + share
+        with (tmp_path / f"{number:02}.log").open("a") as log:
+            log.writelines(f"{line}\n" for line in share)
+        wait_until(is_read)
+        assert command.report() == report(
+            *([line.encode() for line in one] for one in written if one)
+        )
+
+    wait_until(is_read)
+    time.sleep(1.5)  # a look at all of them
+    go_on(5, held_back[1])  # three days later, in a log of the first day
+    go_on(0, held_back[0])  # as if there had been no silence
+    daemon.terminate()
+    _, said = daemon.communicate(timeout=20)
+    assert daemon.returncode == 0, said
+    command("run", "--once", tmp_path / "*.log")
+    daemon = command.start("run", tmp_path / "*.log", *options)
+    wait_until(lambda: daemon.poll() is None and is_read())
+    go_on(7, [held_back[1][0].replace("ReferralPageLoad", "FaqClick")])
+    daemon.terminate()
+    _, said = daemon.communicate(timeout=20)
+    assert daemon.returncode == 0, said
+    assert int(said.rpartition("snapshot of ")[2].split()[0]) < 1_500
