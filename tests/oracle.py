@@ -32,6 +32,8 @@ def event_of(line):
 def instant_of(text):
     """Return the instant that a log's time names."""
     if "/" in text:
+        if len(text) != len("MM/DD/YYYY, HH:MM:SS"):  # strptime is not so strict
+            raise ValueError(text)
         return datetime.strptime(text, "%m/%d/%Y, %H:%M:%S").replace(tzinfo=UTC)
     instant = datetime.fromisoformat(text)
     return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)

@@ -20,6 +20,8 @@ class RotatedFiles(RuleBasedStateMachine):
     Whoever reads them has `start` and `finish`, which reads all that there is and commits it.
     """
 
+    longest = 1 << 20
+
     def __init__(self):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
@@ -46,8 +48,12 @@ class RotatedFiles(RuleBasedStateMachine):
         self.start()
 
     def expected(self):
-        """Return the lines that there are: of the last file with a line, the complete ones."""
-        *older, last = [-1, *(i for i, data in enumerate(self.files) if b"\n" in data)]
+        """Return the lines that there are: of the last file with a line, the complete ones.
+
+        What is as long as a line may be will be one.
+        """
+        with_lines = (b"\n" in data or len(data) >= self.longest for data in self.files)
+        *older, last = [-1, *(i for i, has_line in enumerate(with_lines) if has_line)]
         parts = [data for data in self.files[: max(last, 0)] if data]
         parts = [data if data.endswith(b"\n") else data + b"\n" for data in parts]
         newest = self.files[last] if older else b""

@@ -7,6 +7,7 @@ again under an old inode is not taken for what it was. No file is too small for 
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -113,13 +114,23 @@ def identify(found: Sequence[FoundFile], known: Sequence[KnownFile]) -> dict[Fou
                 continue
             for candidate in left:
                 may_differ = by_inode or candidate is known[-1]
-                if (file.id == candidate.id or not by_inode) and _holds(
-                    file, candidate, by_inode=by_inode, or_more=may_differ
+                if (
+                    (file.id == candidate.id or not by_inode)
+                    and _holds(file, candidate, by_inode=by_inode, or_more=may_differ)
+                    and (candidate is not known[-1] or not _is_copy(file, found[-1]))
                 ):
                     same[file] = candidate
                     left.remove(candidate)
                     break
     return same
+
+
+def _is_copy(file: FoundFile, newest: FoundFile) -> bool:
+    """Whether all that a file holds is in the newest one too, so that it is a copy of that."""
+    if file is newest:
+        return False
+    with closing(open_file(file)) as one, closing(open_file(newest)) as other:
+        return isinstance(one, PlainFile) and begins_with(other, one)
 
 
 def _holds(found: FoundFile, known: KnownFile, *, by_inode: bool, or_more: bool) -> bool:

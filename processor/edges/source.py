@@ -263,8 +263,9 @@ class LogReader:
         if self._waiting and now < self._leaves_at():
             self._stays_until = now + self._drain_seconds
 
-    def _leaves_at(self) -> float:
-        return max(self._waiting[0].since + self._drain_seconds, self._stays_until)
+    def _leaves_at(self, index: int = 0) -> float:
+        """Return when to begin with a waiting file, and leave the one before it."""
+        return max(self._waiting[index].since + self._drain_seconds, self._stays_until)
 
     def _may_leave(self, part: _Part) -> bool:
         """Whether nothing more is to come in the file in hand, and another one follows."""
@@ -338,6 +339,9 @@ class LogReader:
         """Begin with the file that waits first, if it has a line."""
         while self._waiting and (block := self._first_block()):
             first = self._waiting[0]
+            has_line = b"\n" in block or len(block) == self._framer.block_bytes
+            if not has_line and time.monotonic() < self._leaves_at(1):
+                return False  # it would be known by nothing until it is left
             # It may have been truncated before it was read: then its copy has come before it.
             if first.file.found.path == self.path and not self._relisted():
                 return False
@@ -399,7 +403,9 @@ class LogReader:
         if part is None or part.length is not None or part.is_lost:
             return
         file = there.get(part.start)
-        if file and (file.id == part.file.id or (part.is_whole() and file.path != self.path)):
+        if file and (
+            file.id == part.file.id or (part.is_whole() and not self._outgrew(file, part))
+        ):
             part.file.found = file
         elif file:  # it was truncated, or another file took its place
             part.go_on_in(open_file(file))
@@ -410,6 +416,11 @@ class LogReader:
                 f"{part.known().read_bytes} bytes were read; what else was written to it before "
                 "is not known"
             )
+
+    def _outgrew(self, copy: FoundFile, part: _Part) -> bool:
+        """Whether what is written to the log goes, or went, to a copy of the file in hand."""
+        has_more = not is_compressed(copy) and copy.size_bytes > _size_bytes(part.file)
+        return copy.path == self.path or has_more
 
     def _follow_left(self, index: int, file: FoundFile) -> None:
         known = self._left[index]

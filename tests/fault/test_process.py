@@ -30,7 +30,7 @@ class Writer:
 
     def write(self, share):
         """Append up to this share of the log; the end may tear a line."""
-        end = int(len(self._bytes) * min(share, 1))
+        end = max(int(len(self._bytes) * min(share, 1)), self._written)
         with self._path.open("ab") as log:
             log.write(self._bytes[self._written : end])
         self._written = end

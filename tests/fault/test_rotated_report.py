@@ -89,7 +89,7 @@ def machine(connect):
 
 def test_report_and_ledger_are_those_of_the_lines(machine):
     """For a few examples."""
-    some = settings(max_examples=25, stateful_step_count=15, deadline=None)
+    some = settings(max_examples=25, stateful_step_count=15, deadline=None, derandomize=True)
     run_state_machine_as_test(machine, settings=some)
 
 
