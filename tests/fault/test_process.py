@@ -218,6 +218,8 @@ def test_the_embedded_database_may_be_killed_while_it_is_written_to(embedded_com
         # The file of a server that was killed stays until the next one begins.
         return text.count("\n") > 7 and Path(f"/proc/{text.split()[0]}").exists()
 
+    writer.write(0.1)
+    wait_until(lambda: "byte_offset" in embedded_command("status", exit_code=None).stdout)
     for kill in range(1, 4):
         writer.write(kill / 4)
         time.sleep(0.5)
