@@ -70,9 +70,8 @@ class LogState:
     @property
     def event_time(self) -> int | None:
         """How far the log has come: its watermark, or where it is known to start or go on."""
-        if self.mark.at is None or self.starts_at is None:
-            return self.starts_at if self.mark.at is None else self.mark.at
-        return max(self.mark.at, self.starts_at)
+        times = [time for time in (self.mark.at, self.starts_at) if time is not None]
+        return max(times, default=None)
 
     @property
     def rebuild_from(self) -> int:

@@ -435,3 +435,11 @@ def test_a_byte_order_mark_before_a_line_changes_nothing():
     lines = [page_load(0), click(1)]
     marked = [b"\xef\xbb\xbf" + line for line in lines]
     assert Run(marked).to_end().table() == report(lines)
+
+
+def test_a_log_that_goes_on_after_a_silence_has_come_to_where_it_goes_on():
+    """Until its watermark has moved on."""
+    silent = Checkpoint(10, us(0), 10, us(0))
+    assert LogState(1, silent).event_time == us(0)
+    assert LogState(1, silent, starts_at=us(HOUR)).event_time == us(HOUR)
+    assert LogState(1, silent, starts_at=us(-HOUR)).event_time == us(0)
