@@ -46,6 +46,11 @@ class KnownFile(NamedTuple):
         """What no other file had at the same time."""
         return self.device, self.inode
 
+    @property
+    def end_offset(self) -> int:
+        """Where in the log that ends of it which is accounted for."""
+        return self.start_offset + self.read_bytes
+
     def now_at(self, found: FoundFile) -> "KnownFile":
         """Return the same, as it was found."""
         return self._replace(device=found.device, inode=found.inode, name=found.path.name)
@@ -90,6 +95,11 @@ def begins_with(file: ReadableFile, plain: PlainFile) -> bool:
     )
 
 
+def is_copy(file: ReadableFile, original: ReadableFile) -> bool:
+    """Whether all that a plain file holds is in another one too."""
+    return isinstance(file, PlainFile) and begins_with(original, file)
+
+
 def begin_alike(one: ReadableFile, other: ReadableFile, most: int = HEAD_BYTES) -> bool:
     """Whether two files have the same bytes at their start, up to `most`."""
     most = min(most, HEAD_BYTES)
@@ -117,7 +127,7 @@ def identify(found: Sequence[FoundFile], known: Sequence[KnownFile]) -> dict[Fou
                 if (
                     (file.id == candidate.id or not by_inode)
                     and _holds(file, candidate, by_inode=by_inode, or_more=may_differ)
-                    and (candidate is not known[-1] or not _is_copy(file, found[-1]))
+                    and (candidate is not known[-1] or not _is_copy_of_newest(file, found[-1]))
                 ):
                     same[file] = candidate
                     left.remove(candidate)
@@ -125,12 +135,11 @@ def identify(found: Sequence[FoundFile], known: Sequence[KnownFile]) -> dict[Fou
     return same
 
 
-def _is_copy(file: FoundFile, newest: FoundFile) -> bool:
-    """Whether all that a file holds is in the newest one too, so that it is a copy of that."""
+def _is_copy_of_newest(file: FoundFile, newest: FoundFile) -> bool:
     if file is newest:
         return False
     with closing(open_file(file)) as one, closing(open_file(newest)) as other:
-        return isinstance(one, PlainFile) and begins_with(other, one)
+        return is_copy(one, other)
 
 
 def _holds(found: FoundFile, known: KnownFile, *, by_inode: bool, or_more: bool) -> bool:

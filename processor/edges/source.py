@@ -35,9 +35,9 @@ from processor.edges.identity import (
     KnownFile,
     ReadFiles,
     begin_alike,
-    begins_with,
     ends_of,
     identify,
+    is_copy,
     know,
 )
 from processor.errors import LogError
@@ -65,6 +65,11 @@ class _Part:
         self._head, self._tail = ends_of(file, offset - start)
         self._passed = offset
         self._block, self._block_at = b"", offset
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether more may be written to it, and be read."""
+        return self.length is None and not self.is_lost
 
     def read(self, offset: int, most: int) -> bytes:
         """Return the bytes from `offset` on, if those before are what they were.
@@ -206,11 +211,9 @@ class LogReader:
 
     def size_bytes(self) -> int:
         """Return how long the log is now; of a compressed file that is not read yet, its size."""
-        end = max(
-            [self._framer.next_read, *(k.start_offset + k.read_bytes for k in self._left[-1:])]
-        )
+        end = max([self._framer.next_read, *(known.end_offset for known in self._left[-1:])])
         part = self._part
-        if part and part.length is None and not part.is_lost:
+        if part and part.may_grow:
             end = max(end, part.start + _size_bytes(part.file))
         return end + sum(_size_bytes(waiting.file) for waiting in self._waiting)
 
@@ -269,7 +272,7 @@ class LogReader:
 
     def _may_leave(self, part: _Part) -> bool:
         """Whether nothing more is to come in the file in hand, and another one follows."""
-        if part.is_lost or part.length is not None:
+        if not part.may_grow:
             return True
         is_drained = self._waiting and time.monotonic() >= self._leaves_at()
         return bool(is_drained and self._first_block())
@@ -299,7 +302,7 @@ class LogReader:
     def _check_left(self) -> None:
         """Look whether all is there that was read before and is to be read again."""
         offset = self._framer.offset
-        needed = [k for k in self._left[self._at :] if offset < k.start_offset + k.read_bytes]
+        needed = [k for k in self._left[self._at :] if offset < k.end_offset]
         there = with_files(self.path, lambda found: identify(found, self._left)) if needed else {}
         for file in needed:
             if file not in there.values():
@@ -310,7 +313,7 @@ class LogReader:
         if self._at == len(self._left):
             return False
         offset, known = self._framer.offset, self._left[self._at]
-        if offset > known.start_offset + known.read_bytes:  # its last line had no newline
+        if offset > known.end_offset:  # its last line had no newline
             self._at += 1
             return False
         file = History(self.path, self._left).open(self._at)
@@ -322,7 +325,7 @@ class LogReader:
             except BaseException:
                 file.close()
                 raise
-        elif offset < known.start_offset + known.read_bytes:
+        elif offset < known.end_offset:
             raise gone(self.path, offset)
         elif self.path != STDIN:
             self.messages.append(
@@ -339,8 +342,7 @@ class LogReader:
         """Begin with the file that waits first, if it has a line."""
         while self._waiting and (block := self._first_block()):
             first = self._waiting[0]
-            has_line = b"\n" in block or len(block) == self._framer.block_bytes
-            if not has_line and time.monotonic() < self._leaves_at(1):
+            if not self._has_line(block) and time.monotonic() < self._leaves_at(1):
                 return False  # it would be known by nothing until it is left
             # It may have been truncated before it was read: then its copy has come before it.
             if first.file.found.path == self.path and not self._relisted():
@@ -361,11 +363,15 @@ class LogReader:
         """
         if index == len(self._waiting):
             return b""
-        file, most = self._waiting[index].file, self._framer.block_bytes
-        block = file.read_at(0, most)
-        if b"\n" in block or len(block) == most:
+        file = self._waiting[index].file
+        block = file.read_at(0, self._framer.block_bytes)
+        if self._has_line(block):
             return block
         return block if file.found.path != self.path and self._first_block(index + 1) else b""
+
+    def _has_line(self, block: bytes) -> bool:
+        """Whether a line ends in the first block of a file, or is too long to."""
+        return b"\n" in block or len(block) == self._framer.block_bytes
 
     def _relisted(self) -> bool:
         """List the files anew; return whether that was possible."""
@@ -385,7 +391,7 @@ class LogReader:
         """Find out which of the files are which: those after the last one that is known are new."""
         part = self._part
         same: dict[FoundFile, KnownFile] = {}
-        if part and part.length is None and not part.is_lost and part.is_whole():
+        if part and part.may_grow and part.is_whole():
             same = {file: part.known() for file in found if file.id == part.file.id}
         known = self._left if same else self._known()
         same |= identify([file for file in found if file not in same], known)
@@ -400,7 +406,7 @@ class LogReader:
             if file := there.get(known.start_offset):
                 self._follow_left(index, file)
         part = self._part
-        if part is None or part.length is not None or part.is_lost:
+        if part is None or not part.may_grow:
             return
         file = there.get(part.start)
         if file and (
@@ -468,7 +474,7 @@ class LogReader:
         newest = waiting[-1] if waiting else None
         if newest and newest.file.found.path == self.path:
             # A file that holds the same is a copy, or becomes one: this one will be truncated.
-            waiting = [w for w in waiting if w is newest or not _is_copy(w.file, newest.file)]
+            waiting = [w for w in waiting if w is newest or not is_copy(w.file, newest.file)]
         waiting = [w for w in waiting if not w.file.is_compressed or w.file.read_at(0, 1)]
         ids = {file.id for file in found}
         place = 0
@@ -495,8 +501,4 @@ def _is_same(gone: _Waiting, there: _Waiting) -> bool:
     """Whether a file that is gone is there as another one: renamed over, compressed, copied."""
     if gone.file.is_compressed:
         return begin_alike(there.file, gone.file)
-    return _is_copy(gone.file, there.file)
-
-
-def _is_copy(file: ReadableFile, original: ReadableFile) -> bool:
-    return isinstance(file, PlainFile) and begins_with(original, file)
+    return is_copy(gone.file, there.file)

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -191,7 +191,7 @@ class Daemon:
 
     def _set_aside(self, logs: dict[Path, StoredLog]) -> dict[Path, StoredLog]:
         """Return the logs that are at their end and far behind: they wait until they grow."""
-        newest = max((at for log in logs.values() if (at := log.checkpoint.watermark)), default=0)
+        newest = _newest(log.checkpoint.watermark for log in logs.values())
         silent = {
             path: log
             for path, log in logs.items()
@@ -207,7 +207,7 @@ class Daemon:
     def _close_silent(self) -> None:
         """Close logs that are at their end and far behind, so that they hold no state back."""
         times = {path: log.state.event_time for path, log in self._logs.items()}
-        newest = max((time for time in times.values() if time is not None), default=0)
+        newest = _newest(times.values())
         for path, log in list(self._logs.items()):
             state = log.state
             is_committed = state.lines == 0 and not log.ahead
@@ -275,9 +275,7 @@ class Daemon:
         `rebuild_from` is folded from its beginning, and `others`, which the report counts but this
         run does not read, are folded up to their checkpoint and let go.
         """
-        newest = max(
-            (at for log in read_on.values() if (at := log.checkpoint.watermark)), default=0
-        )
+        newest = _newest(log.checkpoint.watermark for log in read_on.values())
         event_times = {path: self._event_time(path, log, newest) for path, log in read_on.items()}
         times = [time for time in event_times.values() if time is not None]
         all_known = times and len(times) == len(event_times)
@@ -495,6 +493,10 @@ def _matters(log: StoredLog, needed: int | None) -> bool:
     """Whether a log that is not read on may share visits with what is."""
     at = log.checkpoint.watermark
     return at is None or needed is None or at >= needed or bool(log.checkpoint.ahead_offsets)
+
+
+def _newest(event_times: Iterable[int | None]) -> int:
+    return max((time for time in event_times if time is not None), default=0)
 
 
 def _furthest_behind(log: OpenLog) -> tuple[bool, int]:

@@ -157,18 +157,20 @@ _SHOWN_BYTES: Final = 4096
 
 
 class Lines:
-    """Reads lines back from the files of their logs."""
+    """Reads lines back from the files of their logs; those of one log at a time are at hand."""
 
     def __init__(self, logs: Iterable[LogStatus]) -> None:
         self._files = {log.path: log.files for log in logs}
-        self._histories: dict[str, History] = {}
+        self._history: History | None = None
 
     def at(self, row: DeadLetterRow) -> str:
         """Return the line that a row points to, cut off if it is long; nothing if it is gone."""
-        if row.path not in self._histories:
-            self._histories[row.path] = History(Path(row.path), self._files[row.path])
-        length = min(row.byte_length, _SHOWN_BYTES)
-        line = self._histories[row.path].bytes_at(row.byte_offset, length)
+        path = Path(row.path)
+        if self._history is None or self._history.path != path:
+            if self._history:
+                self._history.close()
+            self._history = History(path, self._files[row.path])
+        line = self._history.bytes_at(row.byte_offset, min(row.byte_length, _SHOWN_BYTES))
         return printable(line.decode(errors="backslashreplace"))
 
 

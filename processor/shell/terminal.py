@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -16,7 +17,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from processor.errors import ExitCode, SettingsError
 from processor.shell.daemon import Stop
 
-_BLOCK_BYTES: Final = 1 << 20
 _FORCED_STOP_SECONDS: Final = 4.5
 
 
@@ -29,12 +29,11 @@ def spool_stdin(folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        last = b"\n"
-        while block := sys.stdin.buffer.read(_BLOCK_BYTES):
-            file.write(block)
-            last = block
-        if not last.endswith(b"\n"):
-            file.write(b"\n")
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")
         file.flush()
         os.dup2(file.fileno(), 0)
 

@@ -134,12 +134,27 @@ def stop(daemon):
     return err
 
 
+def following(command, writer, lines):
+    """Start a daemon on the log, and wait until it has read so many lines."""
+    daemon = command.start("run", writer.path, "--batch-seconds", 0.05)
+    writer.write(lines)
+    caught_up(command, writer, daemon)
+    return daemon
+
+
+def stop_or_kill(daemon, clean):
+    """End it, either way."""
+    if clean:
+        assert "WARNING" not in stop(daemon)
+    else:
+        daemon.kill()
+        daemon.wait()
+
+
 @pytest.mark.parametrize("clean", [True, False])
 def test_a_file_that_was_renamed_is_read_to_its_end_first(command, writer, clean):
     """Fault 1: live, what comes to the old file late included; and while it is down."""
-    daemon = command.start("run", writer.path, "--batch-seconds", 0.05)
-    writer.write(500)
-    caught_up(command, writer, daemon)
+    daemon = following(command, writer, 500)
     for _ in range(3):
         rename(writer)
         writer.path.touch()
@@ -148,11 +163,7 @@ def test_a_file_that_was_renamed_is_read_to_its_end_first(command, writer, clean
         writer.write(200)
         caught_up(command, writer, daemon)
         compress(writer.path.with_name("app.log.1"))
-    if clean:
-        assert "WARNING" not in stop(daemon)
-    else:
-        daemon.kill()
-        daemon.wait()
+    stop_or_kill(daemon, clean)
     writer.write(100)
     create(writer)
     writer.write(300)
@@ -182,19 +193,13 @@ def test_several_rotations_while_it_is_down_are_read_in_order(command, writer):
 @pytest.mark.parametrize("clean", [True, False])
 def test_a_copied_and_truncated_file_is_read_once(command, writer, clean):
     """Fault 2: live and while it is down, with lines that were not read yet when it was copied."""
-    daemon = command.start("run", writer.path, "--batch-seconds", 0.05)
-    writer.write(400)
-    caught_up(command, writer, daemon)
+    daemon = following(command, writer, 400)
     for _ in range(3):
         writer.write(150)
         copytruncate(writer)
         writer.write(250)
         caught_up(command, writer, daemon)
-    if clean:
-        assert "WARNING" not in stop(daemon)
-    else:
-        daemon.kill()
-        daemon.wait()
+    stop_or_kill(daemon, clean)
     writer.write(100)
     copytruncate(writer)
     writer.write(300)
@@ -203,9 +208,7 @@ def test_a_copied_and_truncated_file_is_read_once(command, writer, clean):
 
 def test_a_truncation_without_a_copy_is_told_and_nothing_is_read_twice(command, writer):
     """Fault 2: what is lost cannot be known, and is said."""
-    daemon = command.start("run", writer.path, "--batch-seconds", 0.05)
-    writer.write(400)
-    caught_up(command, writer, daemon)
+    daemon = following(command, writer, 400)
     read = writer.path.stat().st_size
     writer.path.write_bytes(b"")
     writer.write(100)
@@ -281,9 +284,7 @@ def test_a_line_without_its_newline_waits_or_counts_once_rotated(command, writer
 
 def test_a_file_deleted_while_it_is_read_is_read_to_its_end(command, writer):
     """Fault 14: and its handle is let go."""
-    daemon = command.start("run", writer.path, "--batch-seconds", 0.05)
-    writer.write(300)
-    caught_up(command, writer, daemon)
+    daemon = following(command, writer, 300)
     daemon.send_signal(19)
     writer.write(300)
     writer.path.unlink()
