@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     OWNED = 3
+    DIFFERS = 4
 
 
 class ProcessorError(Exception):
@@ -48,6 +49,10 @@ class CheckpointMovedError(ProcessorError):
     """Somebody else moved the checkpoint: another processor owns the log."""
 
     exit_code = ExitCode.OWNED
+
+
+class ReplacedError(ProcessorError):
+    """Another generation of the report is live than the one that was written to."""
 
 
 class LedgerError(ProcessorError):

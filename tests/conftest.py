@@ -48,6 +48,12 @@ def connect(database_url):
     return lambda: psycopg.connect(database_url, autocommit=True, prepare_threshold=None)
 
 
+def forget_all(connect):
+    """Empty the database of a test."""
+    with connect() as connection:
+        connection.execute("TRUNCATE generations, hourly_counts, dead_letters CASCADE")
+
+
 class Command:
     """The installed command, against the database of the test."""
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import psycopg
 
 from processor.edges.embedded import embedded
-from processor.edges.store import Connect
+from processor.edges.session import Connect
+from processor.edges.snapshot import SnapshotFiles
 from processor.errors import SettingsError
 
 
@@ -43,13 +44,14 @@ def database(url: str | None, checkpoints: Path) -> Iterator[Connect]:
     yield connect_to_url
 
 
-def snapshot_path(url: str | None, checkpoints: Path) -> Path:
-    """Return where the snapshot of the report in a database lives: each has a name of its own."""
+def snapshots_at(url: str | None, checkpoints: Path) -> SnapshotFiles:
+    """Return where the snapshots of the report in a database live: each has a name of its own."""
+    folder = checkpoints / "snapshots"
     if not url:
-        return checkpoints / "snapshots" / "embedded"
+        return SnapshotFiles(folder / "embedded")
     parts = psycopg.conninfo.conninfo_to_dict(url)
     named = ((name, value) for name, value in sorted(parts.items()) if "password" not in name)
-    return checkpoints / "snapshots" / sha256(repr(list(named)).encode()).hexdigest()[:16]
+    return SnapshotFiles(folder / sha256(repr(list(named)).encode()).hexdigest()[:16])
 
 
 def _is_valid(url: str) -> bool:

@@ -24,7 +24,7 @@ from typing import Final
 
 import psycopg
 
-from processor.edges.store import Connect
+from processor.edges.session import Connect
 from processor.errors import EmbeddedError
 
 _DATABASE: Final = "postgres"

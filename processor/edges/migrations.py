@@ -4,6 +4,7 @@ Each file is applied once, in a transaction of its own, under a lock that ends w
 processors may start at once, also behind a pooler. A schema newer than the code is refused.
 """
 
+import logging
 import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -13,6 +14,8 @@ from typing import Final, NamedTuple
 import psycopg
 
 from processor.errors import StoreError
+
+_log = logging.getLogger(__name__)
 
 _LOCK: Final = 0x70726F63  # "proc"
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
@@ -60,7 +63,11 @@ def migrate(connection: psycopg.Connection) -> list[Migration]:
     applied: list[Migration] = []
     while True:
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).fetchone() != (
+                True,
+            ):
+                _log.info("another processor brings the schema up to date; waiting for it")
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             version = _version(connection)
             if version > known[-1].version:
                 raise StoreError(

@@ -13,7 +13,8 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from processor.edges.identity import KnownFile
-from processor.edges.store import READ_FILES, Connect, files_by_log
+from processor.edges.session import Connect
+from processor.edges.store import READ_FILES, files_by_log
 from processor.errors import StoreError
 
 _REPORT: Final = """
@@ -29,17 +30,21 @@ _LOGS: Final = """
 SELECT path, byte_offset, lines, log_id,
     to_char(watermark AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS watermark,
     ARRAY(SELECT (outcome, name, lines) FROM ledger l WHERE l.log_id = c.log_id) AS outcomes
-FROM checkpoints c ORDER BY path"""
+FROM checkpoints c WHERE generation = (SELECT generation FROM generations WHERE state = 'live')
+ORDER BY path"""
 
 _DEAD_LETTER_GROUPS: Final = """
 SELECT path, reason, count(*), mode() WITHIN GROUP (ORDER BY detail) AS detail,
     min(d.byte_offset), max(d.byte_offset)
 FROM checkpoints JOIN dead_letters d USING (log_id)
+WHERE generation = (SELECT generation FROM generations WHERE state = 'live')
 GROUP BY path, reason ORDER BY path, count(*) DESC, reason"""
 
 _DEAD_LETTERS: Final = """
 SELECT path, d.byte_offset, byte_length, reason, detail
-FROM checkpoints JOIN dead_letters d USING (log_id) ORDER BY path, d.byte_offset"""
+FROM checkpoints JOIN dead_letters d USING (log_id)
+WHERE generation = (SELECT generation FROM generations WHERE state = 'live')
+ORDER BY path, d.byte_offset"""
 
 
 class ReportRow(NamedTuple):
@@ -106,7 +111,8 @@ class Reader:
 
     def status(self) -> list[LogStatus]:
         """Return the checkpoint and the ledger of each log, by path."""
-        files = self.files()
+        rows = list(self._stream(_LOGS, {}))
+        files = files_by_log(self._stream(READ_FILES, [[row.log_id for row in rows]]))
         return [
             LogStatus(
                 row.path,
@@ -116,12 +122,8 @@ class Reader:
                 {(outcome, name): int(lines) for outcome, name, lines in row.outcomes},
                 files.get(row.log_id, []),
             )
-            for row in self._stream(_LOGS, {})
+            for row in rows
         ]
-
-    def files(self) -> dict[int, list[KnownFile]]:
-        """Return the files of each log, by its id."""
-        return files_by_log(self._stream(READ_FILES, {}))
 
     def dead_letter_groups(self) -> Iterator[DeadLetterGroup]:
         """Yield how many lines of each log do not count, by reason."""
@@ -133,7 +135,9 @@ class Reader:
         for row in self._stream(_DEAD_LETTERS, {}):
             yield DeadLetterRow(*row)
 
-    def _stream(self, query: LiteralString, values: Mapping[str, object]) -> Iterator[Any]:
+    def _stream(
+        self, query: LiteralString, values: Mapping[str, object] | Sequence[object]
+    ) -> Iterator[Any]:
         """Yield rows as they arrive, in memory that does not grow with their number."""
         with (
             _in_words(),

@@ -12,7 +12,7 @@ fold's business, which database they belong to the shell's.
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -33,6 +33,23 @@ _BLOCK_BYTES: Final = 1 << 20
 
 class SnapshotError(ProcessorError):
     """A file is no snapshot that can be used; the message says why."""
+
+
+class SnapshotFiles(NamedTuple):
+    """Where the snapshots of a report live: one for each generation, beside each other."""
+
+    base: Path
+
+    def of(self, generation: int) -> Path:
+        """Return where the snapshot of a generation lives."""
+        return self.base.with_name(f"{self.base.name}.{generation}")
+
+    def keep_only(self, generations: Collection[int]) -> None:
+        """Remove the snapshots of generations that are no more: they hold ids of users."""
+        kept = {self.of(generation) for generation in generations}
+        for path in self.base.parent.glob(f"{self.base.name}*"):
+            if path not in kept and path.suffix != ".tmp":
+                path.unlink(missing_ok=True)
 
 
 class LogTrace(NamedTuple):

@@ -12,6 +12,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +41,7 @@ from processor.edges.identity import (
     is_copy,
     know,
 )
-from processor.errors import LogError
+from processor.errors import GoneError, LogError
 
 ALL_LINES: Final = 1 << 62
 DRAIN_SECONDS: Final = 1.0
@@ -502,3 +503,13 @@ def _is_same(gone: _Waiting, there: _Waiting) -> bool:
     if gone.file.is_compressed:
         return begin_alike(there.file, gone.file)
     return is_copy(gone.file, there.file)
+
+
+def readable_from(path: Path, known: Sequence[KnownFile], offset: int) -> int:
+    """Return from which offset on all of a log is there that was read, up to `offset`."""
+    starts = {0, *(file.start_offset for file in known if 0 < file.start_offset < offset)}
+    for start in sorted(starts):
+        with suppress(GoneError):
+            LogReader(path, start, known).close()
+            return start
+    return offset

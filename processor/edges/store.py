@@ -1,11 +1,11 @@
-"""Writes commits to Postgres, each in one transaction, each exactly once.
+"""Writes commits to one generation, each in one transaction, each exactly once.
 
 The first statement of a commit is the comparison: every checkpoint that the batch started from
 must still be where it was, or nothing is written. So a commit can be sent twice, by two processors
-or by one that does not know whether it succeeded, and still counts once. `rules.commits` is
-compared too, since logs share visits: one processor reads all logs of a report. After a lost
-connection `reconcile` reads the checkpoints under `FOR UPDATE`, which waits for a commit that may
-still be under way, and tells which of the two it was.
+or by one that does not know whether it succeeded, and still counts once. The generation must still
+be in the state it was in, live or not, and have as many `commits`: logs share visits, so one
+processor reads all logs of a generation. After a lost connection `reconcile` reads the checkpoints
+under `FOR UPDATE`, which waits for a commit that may still be under way, and tells which it was.
 
 Session state is not relied on, so a pooler in transaction mode may sit in between.
 """
@@ -13,22 +13,26 @@ Session state is not relied on, so a pooler in transaction mode may sit in betwe
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
 
 from processor.core.contract import CONTRACT_VERSION
-from processor.core.model import HOUR_US, Checkpoint, Commit, LogCommit, Rules
+from processor.core.model import HOUR_US, Checkpoint, Commit, Increment, LogCommit, Rules
 from processor.edges.identity import KnownFile, ReadFiles
 from processor.edges.migrations import Migration, migrate
-from processor.errors import CheckpointMovedError, SettingsError, StoreError
+from processor.edges.session import Connect, Session
+from processor.errors import (
+    CheckpointMovedError,
+    ProcessorError,
+    ReplacedError,
+    SettingsError,
+    StoreError,
+)
 
-Connect = Callable[[], psycopg.Connection]
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MOVE_CHECKPOINT: Final = """
 UPDATE checkpoints
@@ -37,18 +41,9 @@ SET byte_offset = %(byte_offset)s, lines = lines + %(lines)s, watermark = %(wate
     ahead_offsets = %(ahead_offsets)s, committed_at = now(), committed_by = %(committed_by)s
 WHERE log_id = %(log_id)s AND byte_offset = %(from_offset)s"""
 
-_ADD_COUNTS: Final = """
-INSERT INTO hourly_counts AS t
-    (customer_id, hour, page_loads, clicks, unique_user_clicks, related_clicks, clicked_page_loads)
-SELECT * FROM unnest(
-    %s::bigint[], %s::timestamptz[],
-    %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
-ON CONFLICT (customer_id, hour) DO UPDATE SET
-    page_loads = t.page_loads + excluded.page_loads,
-    clicks = t.clicks + excluded.clicks,
-    unique_user_clicks = t.unique_user_clicks + excluded.unique_user_clicks,
-    related_clicks = t.related_clicks + excluded.related_clicks,
-    clicked_page_loads = t.clicked_page_loads + excluded.clicked_page_loads"""
+COUNTS: Final[LiteralString] = (
+    "page_loads, clicks, unique_user_clicks, related_clicks, clicked_page_loads"
+)
 
 _ADD_TO_LEDGER: Final = """
 INSERT INTO ledger AS t (log_id, outcome, name, lines)
@@ -70,27 +65,35 @@ ON CONFLICT (log_id, start_offset) DO UPDATE SET
 
 _FORGET_FILES: Final = "DELETE FROM log_files WHERE log_id = %s AND start_offset + read_bytes < %s"
 
+_KEEP_HOUR: Final = """
+INSERT INTO hour_offsets (log_id, hour, byte_offset, watermark, ahead_offsets)
+VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"""
+
 READ_FILES: Final = """
 SELECT log_id, start_offset, device::text, inode::text, name, read_bytes, head, tail, tail_bytes
-FROM log_files ORDER BY log_id, start_offset"""
+FROM log_files WHERE log_id = ANY(%s) ORDER BY log_id, start_offset"""
 
-_COUNT_COMMIT: Final = "UPDATE rules SET commits = commits + 1 WHERE commits = %s"
+_COUNT_COMMIT: Final = """
+UPDATE generations SET commits = commits + 1
+WHERE generation = %s AND state = %s AND commits = %s"""
 
 _OPEN_LOG: Final = """
-INSERT INTO checkpoints (path, committed_by) VALUES (%s, %s) ON CONFLICT (path) DO NOTHING"""
+INSERT INTO checkpoints (generation, path, committed_by) VALUES (%s, %s, %s)
+ON CONFLICT (generation, path) DO NOTHING"""
 
 _READ_LOGS: Final = """
 SELECT path, log_id, byte_offset, (extract(epoch FROM watermark) * 1000000)::bigint, rebuild_from,
     (extract(epoch FROM rebuild_watermark) * 1000000)::bigint, ahead_offsets,
     ARRAY(SELECT name FROM ledger l WHERE l.log_id = c.log_id AND outcome = 'ignored')
-FROM checkpoints c ORDER BY path"""
+FROM checkpoints c WHERE generation = %s ORDER BY path"""
 
 _LOCK_CHECKPOINTS: Final = """
 SELECT log_id, path, byte_offset, committed_by, to_char(committed_at, 'YYYY-MM-DD HH24:MI:SS TZ')
 FROM checkpoints WHERE log_id = ANY(%s) ORDER BY log_id FOR UPDATE"""
 
 _LAST_OF_OTHERS: Final = """
-SELECT committed_by FROM checkpoints WHERE committed_by <> %s ORDER BY committed_at DESC LIMIT 1"""
+SELECT committed_by FROM checkpoints WHERE generation = %s AND committed_by <> %s
+ORDER BY committed_at DESC LIMIT 1"""
 
 _RULE_NAMES: Final = (
     "contract_version",
@@ -101,21 +104,19 @@ _RULE_NAMES: Final = (
 )
 _READ_RULES: Final = """
 SELECT
-    contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes, commits
-FROM rules"""
-_ADOPT_RULES: Final[LiteralString] = """
-INSERT INTO rules
-    (contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes)
-VALUES (%s, %s, %s, %s, %s) ON CONFLICT (only_row)"""
-_REPLACE_RULES: Final[LiteralString] = (
-    _ADOPT_RULES
-    + """ DO UPDATE SET
-    contract_version = excluded.contract_version, timezone = excluded.timezone,
-    attribution_window_us = excluded.attribution_window_us,
-    allowed_lateness_us = excluded.allowed_lateness_us,
-    max_line_bytes = excluded.max_line_bytes, commits = rules.commits + 1"""
-)
+    generation, state, commits,
+    contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes
+FROM generations WHERE state = 'live' FOR SHARE"""
+_READ_COMMITS: Final = "SELECT state, commits FROM generations WHERE generation = %s FOR SHARE"
+NEW_GENERATION: Final = """
+INSERT INTO generations (
+    state, contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes,
+    live_from)
+VALUES (%s, %s, %s, %s, %s, %s, CASE %s WHEN 'live' THEN now() END)
+ON CONFLICT (state) WHERE state <> 'kept' DO NOTHING RETURNING generation"""
 
+
+_LOOKS: Final = 10
 
 LogFiles = Mapping[int, ReadFiles]
 """What became known of the files of logs, by the id of the log."""
@@ -130,138 +131,145 @@ class StoredLog(NamedTuple):
     files: list[KnownFile]
 
 
-class ConnectionLostError(StoreError):
-    """The connection broke, or the server gave up on the transaction: reconcile, then go on."""
-
-
 class Store:
-    """The writing side of the database. `connect` makes connections; one is held at a time."""
+    """The writing side of one generation: the live one, or the one that it is bound to."""
 
     def __init__(self, connect: Connect) -> None:
-        self._connect = connect
-        self._connection: psycopg.Connection | None = None
+        self._session = Session(connect)
+        self._state = "live"
         self._commits = 0
+        self._hours: dict[int, int] = {}
+        self.generation = 0
+        self.rules = Rules()
         self.identity = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     def close(self) -> None:
         """Let go of the connection; the next call makes a new one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._session.close()
 
     def migrate(self) -> list[Migration]:
         """Bring the schema up to date, and return what was applied."""
-        with self._session() as connection:
+        with self._session.connection() as connection:
             return migrate(connection)
 
-    def adopt(self, rules: Rules) -> None:
-        """Make `rules` those of the report, if it has none yet.
+    def adopt(self, rules: Rules) -> Rules:
+        """Write to the live generation, which is made by `rules` if there is none yet.
 
         Raises:
-            SettingsError: the report was made by other rules.
+            SettingsError: it was made by other rules.
 
         """
-        wanted = _rules_row(rules)
-        with self._session() as connection, connection.transaction():
-            connection.execute(_ADOPT_RULES + " DO NOTHING", wanted)
-            # The lock waits for a commit that a killed processor may have left under way.
-            ((*kept, self._commits),) = connection.execute(_READ_RULES + " FOR SHARE")
-        differences = ", ".join(
-            f"{name.removesuffix('_us')} was {_in_words(name, old)}, is {_in_words(name, new)}"
-            for name, old, new in zip(_RULE_NAMES, kept, wanted, strict=True)
-            if old != new
-        )
-        if differences:
+        with self._session.transaction() as connection:
+            connection.execute(NEW_GENERATION, ("live", *rules_row(rules), "live"))
+        kept = self.take_over()
+        if differences := differing_rules(kept, rules):
             raise SettingsError(
                 f"the report was made by other rules ({differences}); run with the old settings, "
                 "or make it anew with `processor replay`"
             )
+        return rules
 
-    def open_logs(self, paths: Iterable[str]) -> dict[str, StoredLog]:
-        """Return all logs of the report by path; those at `paths` are made if they are new.
+    def take_over(self) -> Rules:
+        """Write to the generation that is live by now, and return by which rules it is made.
 
         Raises:
-            CheckpointMovedError: somebody else has written to the report since `adopt`.
+            SettingsError: they are those of another version of this processor.
 
         """
-        with self._session() as connection, connection.transaction():
-            # Checkpoints before rules, as in a commit, so that the two cannot deadlock.
-            for path in paths:
-                connection.execute(_OPEN_LOG, (path, self.identity))
-            ((*_, commits),) = connection.execute(_READ_RULES + " FOR SHARE")
-            if commits != self._commits:
-                raise CheckpointMovedError(self._who_else(connection))
-            rows = connection.execute(_READ_LOGS).fetchall()
-            files = files_by_log(connection.execute(READ_FILES))
-        return {
-            path: StoredLog(
-                log_id,
-                Checkpoint(offset, mark, start, start_mark, tuple(ahead)),
-                names,
-                files.get(log_id, []),
+        row = None
+        for _ in range(_LOOKS):
+            # The lock waits for a commit that a killed processor may have left under way, or for
+            # another generation to become live: then there is no row to be seen this time.
+            with self._session.transaction() as connection:
+                if row := connection.execute(_READ_RULES).fetchone():
+                    break
+        if row is None:
+            raise StoreError("no report is live in this database; see `processor generations`")
+        self.generation, self._state, self._commits, version, *rules = row
+        self._hours = {}
+        if version != CONTRACT_VERSION:
+            raise SettingsError(
+                f"the report was made by contract version {version}, this processor has "
+                f"{CONTRACT_VERSION}; make it anew with `processor replay`"
             )
-            for path, log_id, offset, mark, start, start_mark, ahead, names in rows
-        }
+        self.rules = Rules(*rules)
+        return self.rules
+
+    def bind(self, generation: int, rules: Rules) -> None:
+        """Write to a generation that is not live."""
+        with self._session.transaction() as connection:
+            row = connection.execute(_READ_COMMITS, (generation,)).fetchone()
+        if row is None:
+            raise CheckpointMovedError(f"generation {generation} was dropped by somebody else")
+        self.generation, self.rules, self._hours = generation, rules, {}
+        self._state, self._commits = row
+
+    def open_logs(self, paths: Iterable[str]) -> dict[str, StoredLog]:
+        """Return all logs of the generation by path; those at `paths` are made if they are new.
+
+        Raises:
+            ReplacedError: another generation is live by now.
+            CheckpointMovedError: somebody else has written to it.
+
+        """
+        with self._session.transaction() as connection:
+            # Checkpoints before generations, as in a commit, so that the two cannot deadlock.
+            for path in paths:
+                connection.execute(_OPEN_LOG, (self.generation, path, self.identity))
+            row = connection.execute(_READ_COMMITS, (self.generation,)).fetchone()
+            if row != (self._state, self._commits):
+                raise self._why_not(connection)
+            return read_logs(connection, self.generation)
 
     def known_paths(self) -> list[str]:
-        """Return the paths of the logs that the report is made from."""
-        with self._session() as connection:
-            rows = connection.execute("SELECT path FROM checkpoints ORDER BY path").fetchall()
+        """Return the paths of the logs that the generation is made from."""
+        with self._session.connection() as connection:
+            rows = connection.execute(
+                "SELECT path FROM checkpoints WHERE generation = %s ORDER BY path",
+                (self.generation,),
+            ).fetchall()
         return [path for (path,) in rows]
 
     def begin_at(self, log_id: int, file: KnownFile) -> list[KnownFile]:
         """Have a log begin in the middle of a file, unless it has begun; return its files."""
-        with self._session() as connection, connection.transaction():
+        with self._session.transaction() as connection:
             connection.execute(_LOCK_CHECKPOINTS, ([log_id],))
-            files = files_by_log(connection.execute(READ_FILES)).get(log_id)
+            files = files_by_log(connection.execute(READ_FILES, ([log_id],))).get(log_id)
             if files is None:
                 files = [file]
                 connection.execute(_KEEP_FILE, (log_id, *file))
         return files
 
-    def empty(self, rules: Rules) -> None:
-        """Forget the report, all checkpoints and dead letters, and adopt `rules`, in one step.
-
-        Log ids are never used again, so a processor that still runs finds its checkpoint gone.
-        """
-        with self._session() as connection, connection.transaction():
-            connection.execute(
-                "TRUNCATE checkpoints, hourly_counts, dead_letters, ledger, log_files"
-            )
-            connection.execute(_REPLACE_RULES, _rules_row(rules))
-
     def commit(self, commit: Commit, files: LogFiles) -> None:
         """Write one batch in one transaction, and what the files of its logs are known by.
 
         Raises:
+            ReplacedError: another generation is live by now.
             CheckpointMovedError: a checkpoint was not where the batch started from.
             ConnectionLostError: it is not known whether the batch was written.
 
         """
-        with self._session() as connection, connection.transaction():
+        with self._session.transaction() as connection:
             cursor = connection.cursor()
             cursor.executemany(_MOVE_CHECKPOINT, [self._move(log) for log in commit.logs])
             if cursor.rowcount != len(commit.logs):
-                raise CheckpointMovedError(self._who_moved(connection, commit))
-            if cursor.execute(_COUNT_COMMIT, (self._commits,)).rowcount != 1:
-                raise CheckpointMovedError(self._who_else(connection))
-            if commit.increments:
-                customers, hours, *counts = zip(*commit.increments, strict=True)
-                cursor.execute(_ADD_COUNTS, [list(customers), _hours(hours), *map(list, counts)])
+                raise self._why_not(connection, commit)
+            mine = (self.generation, self._state, self._commits)
+            if cursor.execute(_COUNT_COMMIT, mine).rowcount != 1:
+                raise self._why_not(connection)
+            add_counts(connection, "hourly_counts", self.generation, commit.increments)
             if any(log.dead_letters for log in commit.logs):
                 with cursor.copy(_ADD_DEAD_LETTERS) as copy:
                     for log in commit.logs:
                         for dead_letter in log.dead_letters:
                             copy.write_row((log.log_id, *dead_letter))
             cursor.execute(_ADD_TO_LEDGER, _ledger_columns(commit.logs))
-            if rows := [(log_id, *file) for log_id in files for file in files[log_id].changed]:
-                cursor.executemany(_KEEP_FILE, rows)
-            for log in commit.logs:
-                if log.log_id in files and files[log.log_id].oldest:
-                    needed = (log.checkpoint.rebuild_from, *log.checkpoint.ahead_offsets)
-                    oldest = min(files[log.log_id].oldest, *needed)
-                    cursor.execute(_FORGET_FILES, (log.log_id, oldest))
+            self._keep_files(cursor, commit, files)
+            reached = {log.log_id: log for log in commit.logs if self._has_new_hour(log)}
+            if reached:
+                cursor.executemany(_KEEP_HOUR, map(_hour_row, reached.values()))
         self._commits += 1
+        self._hours |= {log_id: _hour_of(log) for log_id, log in reached.items()}
 
     def reconcile(self, commit: Commit) -> bool:
         """Tell whether `commit`, sent before the connection was lost, was written.
@@ -271,7 +279,7 @@ class Store:
             ConnectionLostError: as for `commit`.
 
         """
-        with self._session() as connection, connection.transaction():
+        with self._session.transaction() as connection:
             ids = [log.log_id for log in commit.logs]
             rows = connection.execute(_LOCK_CHECKPOINTS, (ids,)).fetchall()
             found = {log_id: (offset, by) for log_id, _, offset, by, _ in rows}
@@ -279,26 +287,18 @@ class Store:
             before = {log.log_id: log.from_offset for log in commit.logs}
             written = found == after
             if not written and {log_id: at for log_id, (at, _) in found.items()} != before:
-                raise CheckpointMovedError(self._who_moved(connection, commit))
+                raise self._why_not(connection, commit)
         self._commits += written
         return written
 
-    @contextmanager
-    def _session(self) -> Iterator[psycopg.Connection]:
-        """Hand out the connection. What may pass by itself becomes `ConnectionLostError`."""
-        try:
-            if self._connection is None:
-                self._connection = self._connect()
-            yield self._connection
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            self.close()
-            raise ConnectionLostError(f"the database is away: {_first_line(error)}") from error
-        except psycopg.Error as error:
-            self.close()
-            raise StoreError(
-                f"Postgres refused a statement ({error.sqlstate}): {_first_line(error)}; nothing "
-                "of it was written. Check the rights and the schema of the database"
-            ) from error
+    def _keep_files(self, cursor: psycopg.Cursor, commit: Commit, files: LogFiles) -> None:
+        if rows := [(log_id, *file) for log_id in files for file in files[log_id].changed]:
+            cursor.executemany(_KEEP_FILE, rows)
+        for log in commit.logs:
+            if log.log_id in files and files[log.log_id].oldest:
+                needed = (log.checkpoint.rebuild_from, *log.checkpoint.ahead_offsets)
+                oldest = min(files[log.log_id].oldest, *needed)
+                cursor.execute(_FORGET_FILES, (log.log_id, oldest))
 
     def _move(self, log: LogCommit) -> dict[str, object]:
         checkpoint = log.checkpoint
@@ -314,28 +314,86 @@ class Store:
             "committed_by": self.identity,
         }
 
-    def _who_moved(self, connection: psycopg.Connection, commit: Commit) -> str:
-        started_from = {log.log_id: log.from_offset for log in commit.logs}
+    def _has_new_hour(self, log: LogCommit) -> bool:
+        mark = log.checkpoint.rebuild_watermark
+        return mark is not None and self._hours.get(log.log_id) != mark // HOUR_US
+
+    def _why_not(
+        self, connection: psycopg.Connection, commit: Commit | None = None
+    ) -> ProcessorError:
+        """Return why nothing can be written, of this commit or at all."""
+        row = connection.execute(_READ_COMMITS, (self.generation,)).fetchone()
+        if row is None or row[0] != self._state:
+            if self._state == "live":
+                return ReplacedError("another generation of the report is live")
+            return CheckpointMovedError(
+                "the generation that this replay makes was dropped, or became live, by the doing "
+                "of another processor. Stop one of the two"
+            )
+        started_from = {log.log_id: log.from_offset for log in commit.logs} if commit else {}
         rows = connection.execute(_LOCK_CHECKPOINTS, (list(started_from),)).fetchall()
         for log_id, path, offset, by, at in rows:
             if by != self.identity:
-                return (
+                return CheckpointMovedError(
                     f"{path}: another processor, {by.rpartition(':')[0]}, owns this log: it moved "
                     f"the checkpoint from byte {started_from[log_id]} to {offset} at {at}. "
                     "Stop one of the two"
                 )
-        return self._who_else(connection)
-
-    def _who_else(self, connection: psycopg.Connection) -> str:
-        if row := connection.execute(_LAST_OF_OTHERS, (self.identity,)).fetchone():
-            return (
-                f"another processor, {row[0].rpartition(':')[0]}, works on this report, and has "
+        if other := connection.execute(
+            _LAST_OF_OTHERS, (self.generation, self.identity)
+        ).fetchone():
+            return CheckpointMovedError(
+                f"another processor, {other[0].rpartition(':')[0]}, works on this report, and has "
                 "committed to it meanwhile. Stop one of the two, and let the other read all logs"
             )
-        return (
-            "the checkpoint of a log that this processor reads is gone: the report is being made "
-            "anew, or the database was put back to an earlier state. Start again to go on from it"
+        return CheckpointMovedError(
+            "the checkpoint of a log that this processor reads is gone: the database was put back "
+            "to an earlier state. Start again to go on from it"
         )
+
+
+def read_logs(connection: psycopg.Connection, generation: int) -> dict[str, StoredLog]:
+    """Return the logs of a generation, by path."""
+    rows = connection.execute(_READ_LOGS, (generation,)).fetchall()
+    files = files_by_log(connection.execute(READ_FILES, ([row[1] for row in rows],)))
+    return {
+        path: StoredLog(
+            log_id,
+            Checkpoint(offset, mark, start, start_mark, tuple(ahead)),
+            names,
+            files.get(log_id, []),
+        )
+        for path, log_id, offset, mark, start, start_mark, ahead, names in rows
+    }
+
+
+def add_counts(
+    connection: psycopg.Connection,
+    table: LiteralString,
+    generation: int,
+    increments: Sequence[Increment],
+) -> None:
+    """Add increments to the rows of a generation, but for hours that were pruned."""
+    if increments:
+        customers, hours, *counts = zip(*increments, strict=True)
+        columns = list(customers), _hours(hours), *map(list, counts)
+        connection.execute(_add_to(table), (*columns, generation))
+
+
+def _add_to(table: LiteralString) -> LiteralString:
+    return f"""
+INSERT INTO {table} AS t (generation, customer_id, hour, {COUNTS})
+SELECT generation, i.*
+FROM generations, unnest(
+    %s::bigint[], %s::timestamptz[],
+    %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS i (customer_id, hour)
+WHERE generation = %s AND hour >= coalesce(counts_from, '-infinity')
+ON CONFLICT (generation, customer_id, hour) DO UPDATE SET
+    page_loads = t.page_loads + excluded.page_loads,
+    clicks = t.clicks + excluded.clicks,
+    unique_user_clicks = t.unique_user_clicks + excluded.unique_user_clicks,
+    related_clicks = t.related_clicks + excluded.related_clicks,
+    clicked_page_loads = t.clicked_page_loads + excluded.clicked_page_loads"""
 
 
 def files_by_log(rows: Iterable[tuple[Any, ...]]) -> dict[int, list[KnownFile]]:
@@ -346,7 +404,8 @@ def files_by_log(rows: Iterable[tuple[Any, ...]]) -> dict[int, list[KnownFile]]:
     return files
 
 
-def _rules_row(rules: Rules) -> tuple[int, int, int, str, int]:
+def rules_row(rules: Rules) -> tuple[int, int, int, str, int]:
+    """Return what shapes the numbers, as it is stored with a generation."""
     return (
         CONTRACT_VERSION,
         rules.attribution_window_us,
@@ -354,6 +413,22 @@ def _rules_row(rules: Rules) -> tuple[int, int, int, str, int]:
         rules.timezone,
         rules.max_line_bytes,
     )
+
+
+def differing_rules(old: Rules, new: Rules) -> str:
+    """Return in words by what two sets of rules differ; nothing if they do not."""
+    rows = zip(_RULE_NAMES, rules_row(old), rules_row(new), strict=True)
+    return ", ".join(
+        f"{name.removesuffix('_us')} was {_in_words(name, before)}, is {_in_words(name, after)}"
+        for name, before, after in rows
+        if before != after
+    )
+
+
+def rules_in_words(rules: Rules) -> str:
+    """Say by which rules a report is made."""
+    named = zip(_RULE_NAMES[1:], rules_row(rules)[1:], strict=True)
+    return ", ".join(f"{name.removesuffix('_us')} {_in_words(name, rule)}" for name, rule in named)
 
 
 def _in_words(name: str, rule: Any) -> str:
@@ -370,12 +445,20 @@ def _ledger_columns(logs: Sequence[LogCommit]) -> list[list[object]]:
 
 
 def _hours(hours: Iterable[int]) -> list[datetime]:
-    return [_EPOCH + timedelta(microseconds=hour * HOUR_US) for hour in hours]
+    return [EPOCH + timedelta(microseconds=hour * HOUR_US) for hour in hours]
+
+
+def _hour_of(log: LogCommit) -> int:
+    return (log.checkpoint.rebuild_watermark or 0) // HOUR_US
+
+
+def _hour_row(log: LogCommit) -> tuple[object, ...]:
+    """Return from where the hour can be read again that the state of a log goes back to."""
+    checkpoint, start = log.checkpoint, log.checkpoint.rebuild_from
+    ahead = [offset for offset in checkpoint.ahead_offsets if offset < start]
+    (hour,) = _hours([_hour_of(log)])
+    return log.log_id, hour, start, _timestamp(checkpoint.rebuild_watermark), ahead
 
 
 def _timestamp(instant: int | None) -> datetime | None:
-    return None if instant is None else _EPOCH + timedelta(microseconds=instant)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return None if instant is None else EPOCH + timedelta(microseconds=instant)

@@ -1,24 +1,18 @@
 """The command line: options, environment and settings file in, an exit code out."""
 
-import contextlib
-import logging
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from processor.edges.database import database, snapshot_path
-from processor.edges.files import STDIN, logs_of, size_of
-from processor.edges.reader import Reader
-from processor.edges.store import Store
+from processor.edges.database import snapshots_at
 from processor.errors import ExitCode, ProcessorError, SettingsError
+from processor.shell import daemon, replays
 from processor.shell import generate as generator
 from processor.shell import report as rendering
-from processor.shell.daemon import Daemon, Stop
 from processor.shell.options import (
     CORES,
     AllowedLateness,
@@ -34,15 +28,14 @@ from processor.shell.options import (
     defaults,
 )
 from processor.shell.report import Format, TableOrJson
-from processor.shell.settings import Beginning, RunSettings, run_settings
-from processor.shell.snapshots import Snapshots
+from processor.shell.settings import Beginning, run_settings
 from processor.shell.terminal import (
     asked_to_stop,
     exit_on_sigterm,
     output_to,
     progress_bar,
-    spool_stdin,
 )
+from processor.shell.wiring import instant_of, open_reader, open_store, with_stdin
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,8 +43,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: **0** done, **1** failed, **2** usage or settings, "
-    "**3** another processor owns the log.",
+    "**3** another processor owns the log, **4** `verify` found rows that differ.",
 )
+app.add_typer(replays.app)
 
 _CHECKPOINTS: Final = Path("checkpoints")
 
@@ -124,7 +118,7 @@ def run(
     if Path("-") in logs and not once:
         raise SettingsError("-: standard input ends; read it with --once")
     settings = run_settings(
-        logs=_with_stdin(logs, checkpoints),
+        logs=with_stdin(logs, checkpoints),
         once=once,
         from_=from_,
         accept_loss=accept_loss,
@@ -136,64 +130,10 @@ def run(
         timezone=timezone,
         max_line_bytes=max_line_bytes,
     )
-    with asked_to_stop() as stop, _store(database_url, checkpoints) as store:
+    with asked_to_stop() as stop, open_store(database_url, checkpoints) as store:
         store.migrate()
-        _run(store, settings, stop, snapshot_path(database_url, checkpoints))
-
-
-@app.command()
-def replay(
-    logs: Logs,
-    only_these: Annotated[
-        bool,
-        typer.Option(
-            "--only-these",
-            envvar="PROCESSOR_REPLAY_ONLY_THESE",
-            help="Forget what other logs, not named here, have put into the report.",
-        ),
-    ] = False,
-    database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
-    batch_lines: BatchLines = 100_000,
-    batch_seconds: BatchSeconds = 0.5,
-    workers: Workers = CORES,
-    attribution_window: AttributionWindow = "30m",
-    allowed_lateness: AllowedLateness = "10m",
-    timezone: Timezone = "UTC",
-    max_line_bytes: MaxLineBytes = 1 << 20,
-) -> None:
-    """Make the report anew from offset zero, by the settings given here.
-
-    Empties it first, in one step that also sets the logs back to their beginning: whatever happens
-    later, the report is never a mixture. If the replay is interrupted, `processor run` goes on with
-    it, or `processor replay` begins it again. A processor that still runs stops with exit code 3.
-    """
-    settings = run_settings(
-        logs=_with_stdin(logs, checkpoints),
-        once=True,
-        batch_lines=batch_lines,
-        batch_seconds=batch_seconds,
-        workers=workers,
-        attribution_window=attribution_window,
-        allowed_lateness=allowed_lateness,
-        timezone=timezone,
-        max_line_bytes=max_line_bytes,
-    )
-    with asked_to_stop() as stop, _store(database_url, checkpoints) as store:
-        store.migrate()
-        logs_there = logs_of(settings.logs)
-        missing = [log for log in logs_there if size_of(log) is None]
-        if missing or not logs_there:
-            log = (*missing, *settings.logs)[0]
-            raise SettingsError(f"{log}: there is no such file; nothing was replayed")
-        left_out = set(store.known_paths()) - set(map(str, logs_there))
-        if left_out and not only_these:
-            raise SettingsError(
-                f"the report also counts {', '.join(sorted(left_out))}; name these logs too, or "
-                "forget what they have put into it with --only-these"
-            )
-        store.empty(settings.rules)
-        _run(store, settings, stop, snapshot_path(database_url, checkpoints))
+        with progress_bar(has_end=once) as tell:
+            daemon.run(store, settings, stop, tell, snapshots_at(database_url, checkpoints))
 
 
 @app.command()
@@ -235,8 +175,8 @@ def report(
     `clicked_page_loads` the page loads with such a click; their share of all page loads is
     `click_through_rate`. Unique users of several hours must not be added up.
     """
-    start, end = _instant("--from", from_), _instant("--to", to)
-    with _reader(database_url, checkpoints) as reader, output_to(output) as out:
+    start, end = instant_of("--from", from_), instant_of("--to", to)
+    with open_reader(database_url, checkpoints) as reader, output_to(output) as out:
         rendering.write_report(reader.report(customer or (), start, end), format_, out)
 
 
@@ -253,7 +193,7 @@ def status(
 
     For every log, `lines = applied + duplicates + ignored + dead_letters`.
     """
-    with _reader(database_url, checkpoints) as reader, output_to() as out:
+    with open_reader(database_url, checkpoints) as reader, output_to() as out:
         rendering.write_status(reader.status(), format_, out)
 
 
@@ -286,7 +226,7 @@ def dead_letters(
     contract, `late` and `ahead` are too far from the other lines of the log in time, `too_long` is
     as long as `--max-line-bytes`.
     """
-    with _reader(database_url, checkpoints) as reader, output_to() as out:
+    with open_reader(database_url, checkpoints) as reader, output_to() as out:
         if each or show:
             lines = rendering.Lines(reader.status()) if show else None
             rendering.write_dead_letters(reader.dead_letters(), format_, out, lines)
@@ -297,7 +237,7 @@ def dead_letters(
 @app.command()
 def migrate(database_url: DatabaseUrl = None, checkpoints: Checkpoints = _CHECKPOINTS) -> None:
     """Bring the database to the schema of this version. `run` and `replay` do it too."""
-    with _store(database_url, checkpoints) as store:
+    with open_store(database_url, checkpoints) as store:
         for migration in store.migrate():
             print(f"applied {migration.version:04}_{migration.name}")
 
@@ -393,43 +333,3 @@ def main() -> None:
     except OSError as error:
         print(f"processor: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         sys.exit(ExitCode.FAILED)
-
-
-def _with_stdin(logs: list[Path], checkpoints: Path) -> list[Path]:
-    """Put a file in the place of `-`: standard input, which can be read again from there."""
-    if Path("-") not in logs:
-        return logs
-    spool_stdin(checkpoints)
-    return [STDIN if log == Path("-") else log for log in logs]
-
-
-def _run(store: Store, settings: RunSettings, stop: Stop, snapshot: Path) -> None:
-    with progress_bar(has_end=settings.once) as tell:
-        Daemon(store, settings, stop, tell, Snapshots(snapshot, settings.rules)).run()
-
-
-@contextlib.contextmanager
-def _store(url: str | None, checkpoints: Path) -> Iterator[Store]:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
-    with database(url, checkpoints) as connect, contextlib.closing(Store(connect)) as store:
-        yield store
-
-
-@contextlib.contextmanager
-def _reader(url: str | None, checkpoints: Path) -> Iterator[Reader]:
-    with database(url, checkpoints) as connect:
-        yield Reader(connect)
-
-
-def _instant(option: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        raise SettingsError(
-            f"{option}: {text!r} is no date or time; write 2022-01-01 or 2022-01-01T00:00:00Z"
-        ) from None
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

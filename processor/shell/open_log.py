@@ -19,16 +19,23 @@ _log = logging.getLogger(__name__)
 
 
 class OpenLog(NamedTuple):
-    """A log that is read: its file, what the fold knows of it, and what was read ahead of that."""
+    """A log that is read: its file, what the fold knows of it, and what was read ahead of that.
+
+    It is read up to the offset `end`, or as far as there is something to read.
+    """
 
     reader: LogReader
     state: LogState
     ahead: deque[Task]
+    end: int | None = None
 
-    def lags(self, end: int | None = None) -> bool:
+    def size_bytes(self) -> int:
+        """Return up to which offset there is something to read by now."""
+        return self.reader.size_bytes() if self.end is None else self.end
+
+    def lags(self) -> bool:
         """Whether there is so much to read that starting workers is worth it."""
-        end = self.reader.size_bytes() if end is None else end
-        return end - self.state.offset >= _WORTH_WORKERS_BYTES
+        return self.size_bytes() - self.state.offset >= _WORTH_WORKERS_BYTES
 
     def tell(self) -> None:
         """Say what became of its files."""
@@ -36,17 +43,15 @@ class OpenLog(NamedTuple):
             _log.warning("%s", message)
         self.reader.messages.clear()
 
-    def next(self, most: int, end: int | None = None) -> Task | None:
+    def next(self, most: int) -> Task | None:
         """Return up to `most` lines that are folded next, None when no line is complete."""
         if self.ahead:
             return self.ahead.popleft()
-        chunk = self.reader.read(most, end)
+        chunk = self.reader.read(most, self.end)
         return Task(chunk) if chunk else None
 
 
-def read_ahead(
-    logs: Collection[OpenLog], workers: Workers, most: int, end: int | None = None
-) -> None:
+def read_ahead(logs: Collection[OpenLog], workers: Workers, most: int) -> None:
     """Keep the workers busy with what is folded next of logs that lag, a chunk each in turn.
 
     The log that is furthest behind comes first.
@@ -58,13 +63,13 @@ def read_ahead(
     room = workers.count * CHUNKS_AHEAD - sum(len(log.ahead) for log in logs)
     lagging = deque[OpenLog]()
     if room > 0:
-        lagging.extend(log for log in logs if log.lags(end))
+        lagging.extend(log for log in logs if log.lags())
         latest = (lagging[0].state.event_time or 0) + HOUR_US if lagging else 0
         while lagging and (lagging[-1].state.event_time or 0) > latest:
             lagging.pop()  # it is not its turn for long
     while room > 0 and lagging and workers.have_room:
         log = lagging.popleft()
-        if chunk := log.reader.read(most, end):
+        if chunk := log.reader.read(most, log.end):
             log.ahead.append(workers.submit(chunk))
             lagging.append(log)
             room -= 1

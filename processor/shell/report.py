@@ -41,7 +41,7 @@ def write_report(rows: Iterable[ReportRow], format_: Format, out: TextIO) -> Non
         _write_csv(ReportRow._fields, rows, out)
     else:
         headings = [name.replace("_", " ") for name in ReportRow._fields]
-        _write_table(headings, rows, out, left={"hour"})
+        write_table(headings, rows, out, left={"hour"})
 
 
 class LogLedger(NamedTuple):
@@ -123,26 +123,29 @@ def write_dead_letters(
     """Write the pointers to dead letters, and with `lines` what they point to."""
     if lines:
         with_lines = ((*row, lines.at(row)) for row in rows)
-        _write_rows((*DeadLetterRow._fields, "line"), with_lines, format_, out)
+        write_rows((*DeadLetterRow._fields, "line"), with_lines, format_, out)
     else:
-        _write_rows(DeadLetterRow._fields, rows, format_, out)
+        write_rows(DeadLetterRow._fields, rows, format_, out)
 
 
 def write_dead_letter_groups(rows: Iterable[DeadLetterGroup], format_: Format, out: TextIO) -> None:
     """Write how many lines do not count, and why."""
-    _write_rows(DeadLetterGroup._fields, rows, format_, out)
+    write_rows(DeadLetterGroup._fields, rows, format_, out)
 
 
-def _write_rows(
+def write_rows(
     fields: Sequence[str], shown: Iterable[tuple[Any, ...]], format_: Format, out: TextIO
 ) -> None:
+    """Write rows with their fields' names."""
     if format_ is Format.JSON:
         _write_json((dict(zip(fields, row, strict=True)) for row in shown), out)
     elif format_ is Format.CSV:
         _write_csv(fields, shown, out)
     else:
         headings = [name.replace("_", " ") for name in fields]
-        _write_table(headings, shown, out, left={"path", "reason", "detail", "line"})
+        write_table(
+            headings, shown, out, left={"path", "reason", "detail", "line", "state", "rules"}
+        )
 
 
 def printable(text: str) -> str:
@@ -192,7 +195,7 @@ def _write_json(rows: Iterable[dict[str, Any]], out: TextIO) -> None:
 _PAGE_ROWS: Final = 10_000
 
 
-def _write_table(
+def write_table(
     headings: Sequence[str], rows: Iterable[Sequence[Any]], out: TextIO, left: set[str]
 ) -> None:
     """Write a table; a long one in pages, so that it need not be held in memory."""

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from processor.core.model import SECOND_US, Rules
 from processor.edges.files import STDIN
@@ -27,6 +35,21 @@ def _duration(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(0))]
+
+
+def duration(option: str, text: str) -> timedelta:
+    """Return how long an option says.
+
+    Raises:
+        SettingsError: it is no duration.
+
+    """
+    try:
+        return TypeAdapter(Duration).validate_python(text)
+    except ValidationError:
+        raise SettingsError(
+            f"{option}: {text!r} is no duration; write 90d, 12h, 30m or 10s"
+        ) from None
 
 
 class Beginning(StrEnum):

@@ -1,13 +1,16 @@
 """What the process shares with its terminal and its supervisor: signals, progress, output."""
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -15,9 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from processor.errors import ExitCode, SettingsError
-from processor.shell.daemon import Stop
+from processor.shell.stop import Stop
 
+PROGRESS_SECONDS: Final = 30.0
 _FORCED_STOP_SECONDS: Final = 4.5
+
+_log = logging.getLogger(__name__)
 
 
 def spool_stdin(folder: Path) -> None:
@@ -64,15 +70,36 @@ def asked_to_stop() -> Iterator[Stop]:
 
 @contextlib.contextmanager
 def progress_bar(*, has_end: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar where there is an end to reach and a terminal to see it."""
+    """Show progress and the time left, where there is an end: a bar, or a line now and then."""
     console = Console(stderr=True)
-    if not (has_end and console.is_terminal):
+    if not has_end:
         yield lambda _done, _all: None
+        return
+    if not console.is_terminal:
+        yield _ProgressLines()
         return
     columns = (TextColumn("folding"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("folding")
         yield lambda done, all_: progress.update(task, completed=done, total=all_)
+
+
+class _ProgressLines:
+    """Says every `PROGRESS_SECONDS` how far it has come since the first call."""
+
+    def __init__(self) -> None:
+        self._started = self._told = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, done: int, in_all: int) -> None:
+        """Take note of the bytes that are done, of so many in all."""
+        now = time.monotonic()
+        self._first = done if self._first is None else self._first
+        if now - self._told >= PROGRESS_SECONDS and done > self._first:
+            self._told = now
+            left = (in_all - done) * (now - self._started) / (done - self._first)
+            percent = 100 * done / max(in_all, 1)
+            _log.info("%.1f %% is folded, about %s left", percent, timedelta(seconds=round(left)))
 
 
 @contextlib.contextmanager

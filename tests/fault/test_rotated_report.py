@@ -6,16 +6,17 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from conftest import forget_all
 from oracle import report
 from rotated_files import RotatedFiles
 
-from processor.core.model import Rules
 from processor.edges.reader import Reader
+from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
-from processor.shell.daemon import Daemon, Stop
+from processor.shell.daemon import run
 from processor.shell.report import ledger
 from processor.shell.settings import run_settings
-from processor.shell.snapshots import Snapshots
+from processor.shell.stop import Stop
 
 TYPES = ["ReferralPageLoad", "ReferralRecommendClick", "FaqClick"]
 
@@ -29,8 +30,7 @@ class RotatedReport(RotatedFiles):
         super().__init__()
         self.store = Store(self.connect)
         self.store.migrate()
-        self.store.adopt(Rules())
-        self.store.empty(Rules())
+        forget_all(self.connect)
 
     def teardown(self):
         """Close what is open."""
@@ -59,8 +59,8 @@ class RotatedReport(RotatedFiles):
         """Run to the end; then report and ledger are those of the lines that there are."""
         settings = run_settings(logs=[self.path], once=True, batch_lines=batch_lines)
         if self.path.exists():
-            snapshots = Snapshots(self.folder / "snapshots/one", settings.rules)
-            Daemon(self.store, settings, Stop(), snapshots=snapshots).run()
+            snapshots = SnapshotFiles(self.folder / "snapshots/one")
+            run(self.store, settings, Stop(), snapshots=snapshots)
         lines = self.expected().split(b"\n")[:-1]
         found = Reader(self.connect)
         rows = {(row.customer_id, row.hour): tuple(row[2:7]) for row in found.report()}

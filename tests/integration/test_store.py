@@ -9,7 +9,9 @@ import pytest
 from processor.core.model import Checkpoint, Commit, DeadLetter, Increment, LogCommit, Rules
 from processor.edges.identity import KnownFile, ReadFiles
 from processor.edges.migrations import migrate, migrations
-from processor.edges.store import ConnectionLostError, Store
+from processor.edges.generations import Generations
+from processor.edges.session import ConnectionLostError
+from processor.edges.store import Store
 from processor.errors import CheckpointMovedError, SettingsError, StoreError
 
 HOUR = 455_833  # 2022-01-01T01:00:00Z

@@ -1,0 +1,547 @@
+"""Generations beside the live one: begun, filled, compared, put in its place, dropped.
+
+Whoever folds into a generation writes to it by a `Store`; here is what concerns two of them. The
+live one keeps being written and read meanwhile: nothing locks it but `held`, which the server ends
+within a second.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, LiteralString, NamedTuple
+
+import psycopg
+
+from processor.core.model import Checkpoint, Increment, Rules
+from processor.edges.session import Connect, Session
+from processor.edges.store import (
+    COUNTS,
+    EPOCH,
+    NEW_GENERATION,
+    StoredLog,
+    add_counts,
+    read_logs,
+    rules_row,
+)
+from processor.errors import CheckpointMovedError, SettingsError
+
+HELD_MILLISECONDS: Final = 900
+"""So long the live generation is held at most."""
+
+_ALL: Final = """
+SELECT g.generation, state, contract_version, commits, first_hour, end_hour, is_filled,
+    copied_from, counts_from, begun_at, live_from, live_until,
+    attribution_window_us, allowed_lateness_us, timezone, max_line_bytes, coalesce(sum(lines), 0),
+    (array_agg(committed_by ORDER BY committed_at DESC))[1],
+    coalesce(array_agg(path) FILTER (WHERE path IS NOT NULL), '{}')
+FROM generations g LEFT JOIN checkpoints USING (generation)
+GROUP BY generation ORDER BY generation"""
+
+_COPY_GENERATION: Final = """
+INSERT INTO generations (
+    state, contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes,
+    counts_from, first_hour, end_hour, is_filled, copied_from)
+SELECT 'replay', contract_version, attribution_window_us, allowed_lateness_us, timezone,
+    max_line_bytes, counts_from, %(first)s, %(end)s, false, generation
+FROM generations WHERE generation = %(old)s
+ON CONFLICT (state) WHERE state <> 'kept' DO NOTHING RETURNING generation"""
+
+_OF_HOURS: Final = """
+    (%(first)s::timestamptz IS NULL OR hour >= %(first)s)
+    AND (%(end)s::timestamptz IS NULL OR hour < %(end)s)"""
+
+_COPY_COUNTS: Final[LiteralString] = f"""
+INSERT INTO hourly_counts (generation, customer_id, hour, {COUNTS})
+SELECT %(new)s, customer_id, hour, {COUNTS}
+FROM hourly_counts WHERE generation = %(old)s AND NOT ({_OF_HOURS})"""
+
+_COPY_CHECKPOINTS: Final = """
+INSERT INTO checkpoints (generation, path, byte_offset, lines, watermark, rebuild_from,
+    rebuild_watermark, ahead_offsets, committed_at, committed_by)
+SELECT %(new)s, path, byte_offset, lines, watermark, rebuild_from,
+    rebuild_watermark, ahead_offsets, committed_at, committed_by
+FROM checkpoints WHERE generation = %(old)s"""
+
+_SAME_LOGS: Final = """
+(SELECT o.log_id, n.log_id AS new_id FROM checkpoints o JOIN checkpoints n USING (path)
+WHERE o.generation = %(old)s AND n.generation = %(new)s
+    AND o.byte_offset = n.byte_offset) AS same_logs"""
+
+_COPIES: Final[tuple[LiteralString, ...]] = (
+    _COPY_COUNTS,
+    _COPY_CHECKPOINTS,
+    f"""INSERT INTO ledger (log_id, outcome, name, lines)
+SELECT new_id, outcome, name, lines FROM ledger JOIN {_SAME_LOGS} USING (log_id)""",
+    f"""INSERT INTO dead_letters (log_id, byte_offset, byte_length, reason, detail)
+SELECT new_id, byte_offset, byte_length, reason, detail
+FROM dead_letters JOIN {_SAME_LOGS} USING (log_id)""",
+    f"""INSERT INTO hour_offsets (log_id, hour, byte_offset, watermark, ahead_offsets)
+SELECT new_id, hour, byte_offset, watermark, ahead_offsets
+FROM hour_offsets JOIN {_SAME_LOGS} USING (log_id)""",
+)
+
+_FORGET_FILES: Final = f"""
+DELETE FROM log_files WHERE log_id IN (SELECT new_id FROM {_SAME_LOGS})"""
+_COPY_FILES: Final[LiteralString] = f"""
+INSERT INTO log_files
+    (log_id, start_offset, device, inode, name, read_bytes, head, tail, tail_bytes)
+SELECT new_id, start_offset, device, inode, name, read_bytes, head, tail, tail_bytes
+FROM log_files JOIN {_SAME_LOGS} USING (log_id)"""
+
+_SEEK: Final = """
+SELECT DISTINCT ON (path) path, h.byte_offset,
+    (extract(epoch FROM h.watermark) * 1000000)::bigint, h.ahead_offsets
+FROM hour_offsets h JOIN checkpoints USING (log_id)
+WHERE generation = %s AND h.watermark < to_timestamp(%s::bigint / 1000000.0)
+ORDER BY path, h.watermark DESC, h.byte_offset DESC"""
+
+_KEEP_LIVE: Final = """
+UPDATE generations SET state = 'kept', live_until = now()
+WHERE generation = %(old)s AND state = 'live'"""
+_MAKE_LIVE: Final = """
+UPDATE generations SET state = 'live', live_from = now(), live_until = NULL, copied_from = NULL
+WHERE generation = %(new)s AND state <> 'live'
+    AND (copied_from IS NULL OR copied_from = %(old)s)"""
+_INHERIT: Final = """
+UPDATE generations SET counts_from = live.counts_from
+FROM generations live WHERE generations.generation = %s AND live.state = 'live'"""
+_BEGIN_LOG: Final = """
+INSERT INTO checkpoints (generation, path, byte_offset, rebuild_from, committed_by)
+VALUES (%s, %s, %s, %s, %s)"""
+_FILLED: Final = """
+UPDATE generations SET is_filled = %s, commits = commits + 1 WHERE generation = %s"""
+_PRUNE_DEAD_LETTERS: Final = """
+DELETE FROM dead_letters d USING (
+    SELECT DISTINCT ON (log_id) log_id, byte_offset FROM hour_offsets
+    WHERE watermark < %s ORDER BY log_id, watermark DESC) h
+WHERE d.log_id = h.log_id AND d.byte_offset < h.byte_offset"""
+_PRUNE_FROM: Final = """
+UPDATE generations SET counts_from = greatest(counts_from, %s)"""
+_PRUNE_COUNTS: Final = "DELETE FROM hourly_counts WHERE hour < %s"
+_LOCK_CHECKPOINTS: Final = """
+SELECT FROM checkpoints WHERE generation = %s ORDER BY log_id FOR UPDATE"""
+_DROP: Final = (
+    """DELETE FROM dead_letters
+WHERE log_id IN (SELECT log_id FROM checkpoints WHERE generation = %s)""",
+    "DELETE FROM hourly_counts WHERE generation = %s",
+    "DELETE FROM generations WHERE generation = %s",
+)
+
+_READABLE: Final = """
+SELECT (extract(epoch FROM min(h.watermark)) * 1000000)::bigint
+FROM hour_offsets h JOIN checkpoints USING (log_id)
+WHERE generation = %s AND path = %s AND h.byte_offset >= %s"""
+
+_BEHIND: Final = """
+SELECT count(*) FROM checkpoints l
+LEFT JOIN checkpoints n ON n.generation = %(new)s AND n.path = l.path
+WHERE l.generation = %(old)s AND l.path = ANY(%(paths)s)
+    AND coalesce(n.byte_offset, 0) < l.byte_offset"""
+
+_ONE_STATE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+_FOR_LONG: Final = "SET LOCAL idle_in_transaction_session_timeout = 0"
+_FOR_SHORT: Final[LiteralString] = f"""
+SET LOCAL lock_timeout = {HELD_MILLISECONDS};
+SET LOCAL statement_timeout = {HELD_MILLISECONDS};
+SET LOCAL idle_in_transaction_session_timeout = {HELD_MILLISECONDS}"""
+
+_RECOUNTED: Final = """
+CREATE TEMPORARY TABLE recounted (LIKE hourly_counts INCLUDING ALL) ON COMMIT DROP"""
+
+
+def _sides(table: LiteralString) -> LiteralString:
+    """Return what the two sides of a comparison are: hourly counts, and those in a table."""
+    hours = f"hour >= coalesce(%(counts_from)s, '-infinity') AND {_OF_HOURS}"
+    return f"""
+WITH before AS (SELECT * FROM hourly_counts WHERE generation = %(old)s AND {hours}),
+after AS (SELECT * FROM {table} WHERE generation = %(new)s AND {hours}),
+changed AS (
+    SELECT customer_id, hour, b.page_loads, b.clicks, b.unique_user_clicks, b.related_clicks,
+        b.clicked_page_loads, a.page_loads, a.clicks, a.unique_user_clicks, a.related_clicks,
+        a.clicked_page_loads
+    FROM before b FULL JOIN after a USING (customer_id, hour)
+    WHERE (b.page_loads, b.clicks, b.unique_user_clicks, b.related_clicks, b.clicked_page_loads)
+        IS DISTINCT FROM
+        (a.page_loads, a.clicks, a.unique_user_clicks, a.related_clicks, a.clicked_page_loads)
+)"""
+
+
+_SIDES: Final = {True: _sides("hourly_counts"), False: _sides("recounted")}
+
+_CHANGED: Final = """
+SELECT * FROM changed ORDER BY hour, customer_id"""
+
+_TOTALS: Final = """
+SELECT (SELECT count(*) FROM changed), b.*, a.* FROM
+    (SELECT count(*), sum(page_loads), sum(clicks), sum(unique_user_clicks), sum(related_clicks),
+        sum(clicked_page_loads) FROM before) b,
+    (SELECT count(*), sum(page_loads), sum(clicks), sum(unique_user_clicks), sum(related_clicks),
+        sum(clicked_page_loads) FROM after) a"""
+
+
+class Hours(NamedTuple):
+    """The hours from `first` to before `end`; None is no bound."""
+
+    first: datetime | None = None
+    end: datetime | None = None
+
+
+ALL_HOURS: Final = Hours()
+
+
+class Generation(NamedTuple):
+    """A generation, and what is told of it. `paths` are those of its logs."""
+
+    generation: int
+    state: str
+    contract_version: int
+    commits: int
+    hours: Hours
+    is_filled: bool
+    copied_from: int | None
+    counts_from: datetime | None
+    begun_at: datetime
+    live_from: datetime | None
+    live_until: datetime | None
+    rules: Rules
+    lines: int
+    committed_by: str | None
+    paths: list[str]
+
+    def is_older(self, before: datetime) -> bool:
+        """Whether it was replaced, or a replay left it, before a moment."""
+        if self.state == "kept":
+            return self.live_until is not None and self.live_until < before
+        return self.state == "replay" and self.begun_at < before
+
+
+class Pruned(NamedTuple):
+    """How much was pruned; `rows` are those of the report."""
+
+    dead_letters: int
+    generations: int
+    rows: int
+
+
+class Counts(NamedTuple):
+    """What a row of the report counts, or all rows together."""
+
+    page_loads: int
+    clicks: int
+    unique_user_clicks: int
+    related_clicks: int
+    clicked_page_loads: int
+
+
+class ChangedRow(NamedTuple):
+    """A customer's hour that two sides count differently; None where a side has no such row."""
+
+    customer_id: int
+    hour: datetime
+    before: Counts | None
+    after: Counts | None
+
+
+class Totals(NamedTuple):
+    """How many rows differ, how many each side has, and what they count together."""
+
+    changed_rows: int
+    rows_before: int
+    before: Counts
+    rows_after: int
+    after: Counts
+
+
+class Changes:
+    """How one side of a comparison differs from the other."""
+
+    def __init__(
+        self, connection: psycopg.Connection, sides: LiteralString, values: Mapping[str, object]
+    ) -> None:
+        self._connection = connection
+        self._sides = sides
+        self._values = values
+
+    def totals(self) -> Totals:
+        """Return how much differs."""
+        row = self._connection.execute(self._sides + _TOTALS, self._values).fetchone() or ()
+        changed, before, *sums = (int(number or 0) for number in row)
+        return Totals(changed, before, Counts(*sums[:5]), sums[5], Counts(*sums[6:]))
+
+    def __iter__(self) -> Iterator[ChangedRow]:
+        """Yield what differs, by hour and customer, in memory that does not grow with it."""
+        with self._connection.cursor("changes") as cursor:
+            cursor.execute(self._sides + _CHANGED, self._values)
+            for customer, hour, *counts in cursor:
+                before, after = counts[:5], counts[5:]
+                yield ChangedRow(
+                    customer,
+                    hour.astimezone(UTC),
+                    None if before[0] is None else Counts(*before),
+                    None if after[0] is None else Counts(*after),
+                )
+
+
+class View:
+    """One state of the database, whatever is committed meanwhile."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+        self._is_recounting = False
+        self.generations = [_generation(row) for row in connection.execute(_ALL)]
+
+    @property
+    def live(self) -> Generation | None:
+        """The generation that is live."""
+        return next((g for g in self.generations if g.state == "live"), None)
+
+    @property
+    def replay(self) -> Generation | None:
+        """The generation that a replay makes, or made when it was ended."""
+        return next((g for g in self.generations if g.state == "replay"), None)
+
+    def logs(self, generation: int) -> dict[Path, StoredLog]:
+        """Return the logs of a generation, by path."""
+        return _logs_of(self._connection, generation)
+
+    def seek(self, generation: int, instant: int) -> dict[Path, Checkpoint]:
+        """Return from where on each log holds all that fired at an instant or later.
+
+        Only what is ahead of that place fired before it. A log that is not told of: its beginning.
+        """
+        return {
+            Path(path): Checkpoint(offset, mark, offset, mark, tuple(ahead))
+            for path, offset, mark, ahead in self._connection.execute(_SEEK, (generation, instant))
+        }
+
+    def readable_after(self, generation: int, path: Path, offset: int) -> int | None:
+        """Return the instant after which all can be read again that a log has from an offset on."""
+        row = self._connection.execute(_READABLE, (generation, str(path), offset)).fetchone()
+        return row[0] if row else None
+
+    def recount(self, generation: int, increments: Sequence[Increment]) -> None:
+        """Add increments to what a generation is held against, in this view alone."""
+        if not self._is_recounting:
+            self._connection.execute(_RECOUNTED)
+            self._is_recounting = True
+        add_counts(self._connection, "recounted", generation, increments)
+
+    def changes(
+        self, old: Generation | None, new: int | None = None, hours: Hours = ALL_HOURS
+    ) -> Changes:
+        """Compare a generation, or none, with a `new` one, or with what was recounted."""
+        number = old.generation if old else 0
+        if new is None:
+            self.recount(number, ())
+        counts_from = old.counts_from if old else None
+        values = {"old": number, "new": new or number, "counts_from": counts_from}
+        return Changes(self._connection, _SIDES[new is not None], values | hours._asdict())
+
+
+class Held(NamedTuple):
+    """The live generation while nobody commits to it."""
+
+    connection: psycopg.Connection
+
+    def live(self) -> int | None:
+        """Return which generation is live."""
+        row = self.connection.execute(
+            "SELECT generation FROM generations WHERE state = 'live'"
+        ).fetchone()
+        return row[0] if row else None
+
+    def logs(self, generation: int | None) -> dict[Path, StoredLog]:
+        """Return the logs of a generation, by path."""
+        return {} if generation is None else _logs_of(self.connection, generation)
+
+    def is_behind(self, generation: int, old: int | None, paths: Collection[Path]) -> bool:
+        """Whether a generation has not yet all that another one has of the logs at `paths`."""
+        values = {"new": generation, "old": old, "paths": list(map(str, paths))}
+        return self.connection.execute(_BEHIND, values).fetchone() != (0,)
+
+    def replace(self, old: int | None, new: int) -> None:
+        """Put a generation in the place of the one that is live.
+
+        Raises:
+            CheckpointMovedError: that is not live any more, or the new one was dropped.
+
+        """
+        both = {"old": old, "new": new}
+        for condition, statement in (
+            (old is not None, _KEEP_LIVE),
+            (True, _MAKE_LIVE),
+        ):
+            if condition and self.connection.execute(statement, both).rowcount != 1:
+                raise CheckpointMovedError(
+                    "the live generation was replaced, or the one of this replay dropped, by the "
+                    "doing of another processor; nothing was switched"
+                )
+        self.connection.execute(_FORGET_FILES, both)
+        self.connection.execute(_COPY_FILES, both)
+
+
+class Generations:
+    """All generations of a report."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+        self._session = Session(connect)
+
+    def close(self) -> None:
+        """Let go of the connection; the next call makes a new one."""
+        self._session.close()
+
+    @contextmanager
+    def view(self) -> Iterator[View]:
+        """Look at one state, for as long as it takes."""
+        with closing(Session(self._connect)) as session, session.transaction() as connection:
+            connection.execute(_ONE_STATE)
+            connection.execute(_FOR_LONG)
+            yield View(connection)
+
+    @contextmanager
+    def held(self) -> Iterator[Held]:
+        """Keep the live generation as it is for a moment: who commits to it waits.
+
+        Not longer than `HELD_MILLISECONDS` in one go: the server sees to that.
+        """
+        with self._session.transaction() as connection:
+            connection.execute(_FOR_SHORT)
+            connection.execute("SELECT FROM generations WHERE state = 'live' FOR NO KEY UPDATE")
+            yield Held(connection)
+
+    def begin(self, rules: Rules, starts: Mapping[Path, int], by: str) -> int:
+        """Make a generation for a replay; its logs begin at offset zero, or where `starts` says.
+
+        Raises:
+            CheckpointMovedError: there is one already.
+
+        """
+        with self._session.transaction() as connection:
+            row = connection.execute(
+                NEW_GENERATION, ("replay", *rules_row(rules), "replay")
+            ).fetchone()
+            generation = _begun(row)
+            connection.execute(_INHERIT, (generation,))
+            for path, start in starts.items():
+                connection.execute(_BEGIN_LOG, (generation, str(path), start, start, by))
+        return generation
+
+    def begin_copy(self, old: int, hours: Hours) -> int:
+        """Make a generation for a replay that is a copy of another one, but for some hours.
+
+        Raises:
+            CheckpointMovedError: there is one already.
+
+        """
+        with self._session.transaction() as connection:
+            connection.execute(_ONE_STATE)
+            values = {"old": old, **hours._asdict()}
+            generation = _begun(connection.execute(_COPY_GENERATION, values).fetchone())
+            for statement in _COPIES:
+                connection.execute(statement, values | {"new": generation})
+            connection.execute(_COPY_FILES, values | {"new": generation})
+        return generation
+
+    def fill(self, generation: int, increments: Sequence[Increment], *, is_whole: bool) -> None:
+        """Add increments to the hours that a copy is without; `is_whole` once these are all."""
+        with self._session.transaction() as connection:
+            add_counts(connection, "hourly_counts", generation, increments)
+            connection.execute(_FILLED, (is_whole, generation))
+
+    def drop(self, generation: int) -> None:
+        """Drop a generation that is not live, and all that belongs to it.
+
+        Raises:
+            SettingsError: there is none, or it is live.
+
+        """
+        with self._session.transaction() as connection:
+            # Checkpoints first, as in a commit, so that the two cannot deadlock.
+            connection.execute(_LOCK_CHECKPOINTS, (generation,))
+            row = connection.execute(
+                "SELECT state FROM generations WHERE generation = %s FOR UPDATE", (generation,)
+            ).fetchone()
+            if row is None:
+                raise SettingsError(f"there is no generation {generation}")
+            if row == ("live",):
+                raise SettingsError(
+                    f"generation {generation} is live; switch to another one before it is dropped"
+                )
+            for statement in _DROP:
+                connection.execute(statement, (generation,))
+
+    def keep(self, most: int) -> list[int]:
+        """Drop the oldest of those that were replaced, so that no more than `most` are kept."""
+        with self.view() as view:
+            kept = [g for g in view.generations if g.state == "kept"]
+        kept.sort(key=lambda g: (g.live_until is not None, g.live_until), reverse=True)
+        dropped = [generation.generation for generation in kept[most:]]
+        for generation in dropped:
+            self.drop(generation)
+        return dropped
+
+    def prune(self, before: datetime, *, hours: bool) -> Pruned:
+        """Forget dead letters of lines that fired `before`, and generations replaced before it.
+
+        And the `hours` of the report before it, but for those that lines to come may change.
+        """
+        with self.view() as view:
+            live, old = view.live, [g.generation for g in view.generations if g.is_older(before)]
+            limit = _prunable(live, view.logs(live.generation), before) if live and hours else None
+        for generation in old:
+            self.drop(generation)
+        with self._session.connection() as connection:
+            letters = connection.execute(_PRUNE_DEAD_LETTERS, (before,)).rowcount
+            rows = 0
+            if limit is not None:
+                # In steps, so that no commit waits for the second one.
+                connection.execute(_PRUNE_FROM, (limit,))
+                rows = connection.execute(_PRUNE_COUNTS, (limit,)).rowcount
+        return Pruned(letters, len(old), rows)
+
+
+def _prunable(
+    live: Generation, logs: Mapping[Path, StoredLog], before: datetime
+) -> datetime | None:
+    """Return up to which hour no line to come can change the report, at most `before`."""
+    marks = [log.checkpoint.watermark for log in logs.values()]
+    if not marks or None in marks:
+        return None
+    needed = live.rules.oldest_needed(min(mark for mark in marks if mark is not None))
+    limit = min(before, EPOCH + timedelta(microseconds=needed))
+    return limit.replace(minute=0, second=0, microsecond=0)
+
+
+def _begun(row: tuple[int] | None) -> int:
+    if row is None:
+        raise CheckpointMovedError("another replay has just begun. Wait for it, or stop it")
+    return row[0]
+
+
+def _logs_of(connection: psycopg.Connection, generation: int) -> dict[Path, StoredLog]:
+    return {Path(path): log for path, log in read_logs(connection, generation).items()}
+
+
+def _generation(row: Sequence[Any]) -> Generation:
+    number, state, version, commits, first, end, *more = row
+    is_filled, copied_from, counts_from, begun_at, live_from, live_until, *more = more
+    *rules, lines, committed_by, paths = more
+    return Generation(
+        number,
+        state,
+        version,
+        commits,
+        Hours(first, end),
+        is_filled,
+        copied_from,
+        counts_from,
+        begun_at,
+        live_from,
+        live_until,
+        Rules(*rules),
+        int(lines),
+        committed_by,
+        sorted(paths),
+    )

@@ -1,0 +1,213 @@
+"""Counts again what the live report has counted, and compares.
+
+Nothing is committed: what was counted goes into a view of the database that nobody else sees.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment, Rules
+from processor.edges.files import logs_of, size_of
+from processor.edges.generations import Changes, Generation, Generations, Hours, View
+from processor.edges.history import known_by
+from processor.edges.source import LogReader, readable_from
+from processor.edges.store import StoredLog
+from processor.errors import LogError, SettingsError
+from processor.shell.daemon import Progress, collect_seldom
+from processor.shell.folding import Folding
+from processor.shell.settings import RunSettings
+from processor.shell.snapshots import Snapshots
+from processor.shell.stop import Stop
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+Logs = dict[Path, StoredLog]
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(StrEnum):
+    """What counts again."""
+
+    FOLD = "fold"
+    DUCKDB = "duckdb"
+
+
+@contextmanager
+def recounted(
+    generations: Generations,
+    settings: RunSettings,
+    hours: Hours,
+    stop: Stop,
+    progress: Progress,
+    rules: Rules | None = None,
+    engine: Engine = Engine.FOLD,
+    *,
+    only_these: bool = False,
+) -> Iterator[Changes | None]:
+    """Yield how the live report differs from its logs counted again, up to where it has read them.
+
+    By `rules`, or by its own. None if a stop came before the end.
+
+    Raises:
+        ProcessorError: that cannot be known.
+
+    """
+    collect_seldom()
+    with generations.view() as view:
+        live = view.live
+        if live is None:
+            raise SettingsError("there is no report yet; make one with `processor run LOG...`")
+        rules = rules or live.rules
+        stored = view.logs(live.generation)
+        named = named_logs(settings.logs, stored, only_these=only_these)
+        ends = {path: stored[path].checkpoint.byte_offset for path in named if path in stored}
+        starts = starts_of(view, live, rules, named, hours, accept_loss=settings.accept_loss)
+        logs = {
+            path: pinned(path, stored.get(path, _NEW))._replace(log_id=number, checkpoint=start)
+            for number, (path, start) in enumerate(starts.items())
+        }
+
+        def add(increments: Sequence[Increment]) -> None:
+            view.recount(live.generation, increments)
+
+        recount(settings, rules, logs, ends, hours, add, stop, progress)
+        yield None if stop.requested else view.changes(live, hours=hours)
+
+
+def recount(
+    settings: RunSettings,
+    rules: Rules,
+    logs: Mapping[Path, StoredLog],
+    ends: Mapping[Path, int],
+    hours: Hours,
+    add: Callable[[Sequence[Increment]], None],
+    stop: Stop,
+    progress: Progress,
+) -> None:
+    """Fold logs from their checkpoints up to their ends, and add what falls into some hours.
+
+    Ends before them where no line that follows can fall into these hours.
+    """
+    once = settings.model_copy(update={"once": True})
+    folding = Folding(once, rules, stop, Snapshots(None, rules))
+    folding.ends = ends
+    needed_until = None if hours.end is None else us_of(hours.end) + rules.attribution_window_us
+
+    def flush() -> None:
+        if commit := folding.fold.cut():
+            add([i for i in commit.increments if _is_in(i.hour, hours)])
+
+    def make_room(lines: int) -> None:
+        if folding.fold.batch_lines + lines > settings.batch_lines:
+            flush()
+
+    try:
+        folding.open_anew(logs)
+        while not stop.requested and folding.next(make_room):
+            progress(folding.bytes_folded, folding.bytes_in_all)
+            if needed_until is not None and folding.is_past(needed_until):
+                break
+        flush()
+    finally:
+        folding.close()
+
+
+def named_logs(patterns: Sequence[Path], stored: Logs, *, only_these: bool) -> list[Path]:
+    """Return the logs that are meant, with those that a report has in mind.
+
+    Raises:
+        SettingsError: one is not there, or the report has others too.
+
+    """
+    named = logs_of(patterns, stored)
+    missing = [log for log in named if log not in stored and size_of(log) is None]
+    if missing or not named:
+        raise SettingsError(f"{(*missing, *patterns)[0]}: there is no such file")
+    if (left_out := stored.keys() - set(named)) and not only_these:
+        raise SettingsError(
+            f"the report also counts {', '.join(sorted(map(str, left_out)))}; name these logs too, "
+            "or forget what they have put into it with --only-these"
+        )
+    return named
+
+
+def starts_of(
+    view: View,
+    live: Generation,
+    rules: Rules,
+    named: Iterable[Path],
+    hours: Hours,
+    *,
+    accept_loss: bool,
+) -> dict[Path, Checkpoint]:
+    """Return from where each log is to be read again for some hours.
+
+    Raises:
+        LogError: it is not there any more from there on.
+
+    """
+    stored = view.logs(live.generation)
+    seeks: dict[Path, Checkpoint] = {}
+    if hours.first is not None:
+        seeks = view.seek(live.generation, us_of(hours.first) - rules.attribution_window_us)
+    starts = {path: seeks.get(path, Checkpoint()) for path in named}
+    for path in starts.keys() & stored.keys():
+        end = stored[path].checkpoint.byte_offset
+        files = pinned(path, stored[path]).files
+        there_from = readable_from(path, files, end) if end else 0
+        if there_from <= starts[path].byte_offset:
+            continue
+        lost = f"{path}: bytes {starts[path].byte_offset} to {there_from} are in no file any more"
+        if not accept_loss:
+            after = view.readable_after(live.generation, path, there_from)
+            raise LogError(
+                f"{lost}; what they counted would be lost. Put the files back; or go on without "
+                f"them with --accept-loss{_or_from(after, rules)}"
+            )
+        _log.warning("%s; what they counted is not counted again", lost)
+        starts[path] = Checkpoint(there_from, None, there_from)
+    return starts
+
+
+def pinned(path: Path, log: StoredLog) -> StoredLog:
+    """Return a log with its files as it is known by, also if an old version has kept none."""
+    return log._replace(files=known_by(path, log.files, log.checkpoint.byte_offset))
+
+
+def us_of(moment: datetime) -> int:
+    """Return an instant in microseconds since the epoch."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _or_from(after: int | None, rules: Rules) -> str:
+    """Say from which hour on all is there, if that is known."""
+    if after is None:
+        return ""
+    hour = _EPOCH + timedelta(hours=(after + rules.attribution_window_us) // HOUR_US + 1)
+    return f"; or make only the hours anew that are left, with --from {hour:%Y-%m-%dT%H:%M}"
+
+
+def _is_in(hour: int, hours: Hours) -> bool:
+    at = hour * HOUR_US
+    return (hours.first is None or at >= us_of(hours.first)) and (
+        hours.end is None or at < us_of(hours.end)
+    )
+
+
+_NEW: Final = StoredLog(0, Checkpoint(), [], [])
+
+
+def _chunks(path: Path, log: StoredLog, end: int, rules: Rules) -> Iterator[Chunk]:
+    """Yield the lines of a log up to an offset."""
+    reader = LogReader(path, log.checkpoint.byte_offset, log.files, 0, rules.max_line_bytes)
+    try:
+        while chunk := reader.read(end=end):
+            yield chunk
+    finally:
+        reader.close()

@@ -1,0 +1,303 @@
+"""Makes the report anew beside the live one, and puts it in its place.
+
+A replay folds the logs into a generation of its own, from offset zero up to where the live one has
+come, in the files and at the offsets that the live one knows. Once it is nearly there, the live one
+is held for a moment: what is left is folded, and the new one becomes live. Who goes on, a daemon or
+the next run, does so from the new one's checkpoints.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from processor.core.contract import CONTRACT_VERSION
+from processor.core.model import Checkpoint
+from processor.edges.generations import ALL_HOURS, Changes, Generation, Generations, Hours
+from processor.edges.session import ConnectionLostError, DiskFullError
+from processor.edges.snapshot import SnapshotFiles
+from processor.edges.store import Store, differing_rules
+from processor.errors import CheckpointMovedError, SettingsError, StoreError
+from processor.shell.batches import Batches
+from processor.shell.committer import Committer, when_connected
+from processor.shell.daemon import LOOK_SECONDS, Progress
+from processor.shell.folding import Folding
+from processor.shell.recount import Logs, named_logs, pinned, recount, starts_of
+from processor.shell.settings import RunSettings
+from processor.shell.snapshots import Snapshots
+from processor.shell.stop import Stop
+
+IS_RUNNING_SECONDS: Final = 3.0
+"""A replay commits more often than that: if one is under way, it shows in this time."""
+_SMALL_GAP_BYTES: Final = 4 << 20
+"""So much is folded and committed in a few tenths of a second, while the live one is held."""
+
+_log = logging.getLogger(__name__)
+
+
+def begin(
+    store: Store,
+    generations: Generations,
+    settings: RunSettings,
+    hours: Hours,
+    stop: Stop,
+    progress: Progress,
+    *,
+    only_these: bool,
+) -> int | None:
+    """Return the generation that a replay goes on with, or a new one; None if a stop came first.
+
+    With `hours`, it is a copy of the live one in which these are made anew.
+
+    Raises:
+        ProcessorError: there cannot be one.
+
+    """
+    left_over = _left_over(generations, stop)
+    with generations.view() as view:
+        live = view.live
+        stored = view.logs(live.generation) if live else {}
+        named = named_logs(settings.logs, stored, only_these=only_these)
+        if left_over and _is_same(left_over, settings, hours, named, live):
+            _log.info("going on with generation %d, which was begun before", left_over.generation)
+            return left_over.generation
+        starts = {}
+        if live:
+            accept_loss = settings.accept_loss
+            starts = starts_of(view, live, settings.rules, named, hours, accept_loss=accept_loss)
+    if left_over:
+        _log.info("generation %d was begun with other settings; begins anew", left_over.generation)
+        generations.drop(left_over.generation)
+    if hours == ALL_HOURS:
+        begun = {path: start.byte_offset for path, start in starts.items() if start.byte_offset}
+        return generations.begin(settings.rules, begun, store.identity)
+    if live is None:
+        raise SettingsError("there is no report yet of which hours could be made anew")
+    if differences := differing_rules(live.rules, settings.rules):
+        raise SettingsError(
+            f"the report was made by other rules ({differences}); some hours of it can be made "
+            "anew by the old ones only. Replay all of it"
+        )
+    return _begin_copy(generations, settings, live, starts, hours, stop, progress)
+
+
+def _begin_copy(
+    generations: Generations,
+    settings: RunSettings,
+    live: Generation,
+    starts: dict[Path, Checkpoint],
+    hours: Hours,
+    stop: Stop,
+    progress: Progress,
+) -> int | None:
+    """Make a copy of the live generation in which some hours are counted anew."""
+    generation = generations.begin_copy(live.generation, hours)
+    with generations.view() as view:
+        copied = view.logs(generation)
+    logs = {
+        path: pinned(path, log)._replace(checkpoint=starts[path])
+        for path, log in copied.items()
+        if path in starts
+    }
+    ends = {path: log.checkpoint.byte_offset for path, log in copied.items()}
+    recount(
+        settings,
+        settings.rules,
+        logs,
+        ends,
+        hours,
+        lambda increments: generations.fill(generation, increments, is_whole=False),
+        stop,
+        progress,
+    )
+    if stop.requested:
+        return None
+    generations.fill(generation, (), is_whole=True)
+    return generation
+
+
+def _left_over(generations: Generations, stop: Stop) -> Generation | None:
+    """Return the generation of a replay that was ended before it was done.
+
+    Raises:
+        CheckpointMovedError: the replay is still under way.
+
+    """
+    with generations.view() as view:
+        found = view.replay
+    if found is None:
+        return None
+    stop.wait(IS_RUNNING_SECONDS)
+    with generations.view() as view:
+        now = view.replay
+    if now and (now.generation, now.commits) != (found.generation, found.commits):
+        who = (now.committed_by or "somebody").rpartition(":")[0]
+        raise CheckpointMovedError(
+            f"another replay, {who}, is under way; what is live is as it was. Wait, or stop it"
+        )
+    return now
+
+
+def _is_same(
+    found: Generation,
+    settings: RunSettings,
+    hours: Hours,
+    named: list[Path],
+    live: Generation | None,
+) -> bool:
+    """Whether a generation is what a replay by these settings would make."""
+    return (
+        (found.contract_version, found.rules, found.hours)
+        == (CONTRACT_VERSION, settings.rules, hours)
+        and found.is_filled
+        and set(map(Path, found.paths)) <= set(named)
+        and found.copied_from in (None, live and live.generation)
+    )
+
+
+class Replay:
+    """Folds on in a generation until it has all that the live one has, and makes it live.
+
+    With `only_these`, other logs than those of the settings are forgotten.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        generations: Generations,
+        settings: RunSettings,
+        stop: Stop,
+        progress: Progress,
+        snapshots: SnapshotFiles,
+        *,
+        only_these: bool = False,
+    ) -> None:
+        self._store = store
+        self._generations = generations
+        self._settings = settings
+        self._stop = stop
+        self._progress = progress
+        self._only_these = only_these
+        self._look_at = 0.0
+        self._changes: Changes | None = None
+        saved = Snapshots(snapshots.of(store.generation), store.rules)
+        self._committer = Committer(store, stop, is_patient=False)
+        self._folding = Folding(settings, store.rules, stop, saved)
+        self._batches = Batches(self._folding, self._committer, saved, settings)
+
+    @contextmanager
+    def run(self) -> Iterator[Changes | None]:
+        """Yield what changed, once it is live; None if a stop came first.
+
+        Raises:
+            ProcessorError: that cannot be; what is live is as it was.
+
+        """
+        with ExitStack() as stack:
+            try:
+                changes = self._run(stack)
+            except DiskFullError as error:
+                raise StoreError(
+                    f"{error}; what is live is as it was. Make room, and start this again to go on;"
+                    f" `processor generations drop {self._store.generation}` frees what it took"
+                ) from error
+            finally:
+                self._committer.close()
+                self._folding.close()
+            yield changes
+
+    def _run(self, stack: ExitStack) -> Changes | None:
+        """Return what changed, as long as the stack is open."""
+        is_saved = False
+        when_connected(self._move_on, self._stop)
+        while not self._stop.requested:
+            if self._fold_on():
+                continue
+            self._batches.commit()
+            if not self._committer.finish():
+                break
+            if not is_saved:  # who takes over need not fold all of it again
+                self._batches.save_snapshot(at_end=True)
+                is_saved = True
+            try:
+                if self._is_switched(stack):
+                    return self._changes
+            except ConnectionLostError as error:
+                _log.warning("%s; trying again", error)
+                self._stop.wait(LOOK_SECONDS)
+                if self._is_live():
+                    return self._changes
+            when_connected(self._move_on, self._stop)
+        return None
+
+    def _fold_on(self) -> bool:
+        """Fold the next lines; False when there are no more by now."""
+        found = self._batches.fold_next()
+        self._progress(self._folding.bytes_folded, self._folding.bytes_in_all)
+        if found and time.monotonic() < self._look_at:
+            return True
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._folding.close_silent()
+        return self._folding.look() or found
+
+    def _move_on(self) -> None:
+        """Read on up to where the live generation has come by now, in all logs that it has."""
+        with self._generations.view() as view:
+            live = view.logs(view.live.generation) if view.live else {}
+        named = named_logs(self._settings.logs, live, only_these=self._only_these)
+        self._read_up_to(live)
+        if not (there := self._folding.newly_there(named)):
+            return
+        self._batches.commit()
+        if not self._committer.finish():
+            return
+        opened = self._store.open_logs(map(str, there))
+        stored = {Path(path): log for path, log in opened.items()}
+        stored |= {
+            path: log._replace(files=pinned(path, live[path]).files)
+            for path, log in stored.items()
+            if path in live
+        }
+        self._folding.open(there, stored)
+
+    def _read_up_to(self, live: Logs) -> None:
+        self._folding.ends = {path: log.checkpoint.byte_offset for path, log in live.items()}
+        self._folding.read_on({path: pinned(path, log) for path, log in live.items()})
+
+    def _is_switched(self, stack: ExitStack) -> bool:
+        """Fold what is left and make it live, if that is little; return whether it is live."""
+        with self._generations.held() as held:
+            old, new = held.live(), self._store.generation
+            live = held.logs(old)
+            if not self._is_near(live):
+                return False
+            self._read_up_to(live)
+            while self._batches.fold_next():
+                pass
+            self._batches.commit()
+            paths = self._folding.logs if self._only_these else live
+            if not self._committer.finish() or held.is_behind(new, old, paths):
+                return False
+            view = stack.enter_context(self._generations.view())
+            self._changes = view.changes(view.live, new)
+            held.replace(old, new)
+        return True
+
+    def _is_near(self, live: Logs) -> bool:
+        """Whether little is left to fold in the logs that are open."""
+        gaps = (
+            live[path].checkpoint.byte_offset - log.state.offset
+            for path, log in self._folding.logs.items()
+            if path in live
+        )
+        return sum(gap for gap in gaps if gap > 0) <= _SMALL_GAP_BYTES
+
+    def _is_live(self) -> bool:
+        """Whether the switch took place whose answer was lost."""
+        try:
+            with self._generations.view() as view:
+                return view.live is not None and view.live.generation == self._store.generation
+        except ConnectionLostError:
+            return False

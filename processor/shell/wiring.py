@@ -1,0 +1,57 @@
+"""What several commands set up: the database, the logs, the times that they are given."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from processor.edges.database import database
+from processor.edges.files import STDIN
+from processor.edges.reader import Reader
+from processor.edges.store import Store
+from processor.errors import SettingsError
+from processor.shell.terminal import spool_stdin
+
+
+def log_to_stderr() -> None:
+    """Have what the process says of itself written to standard error."""
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
+
+
+def with_stdin(logs: list[Path], checkpoints: Path) -> list[Path]:
+    """Put a file in the place of `-`: standard input, which can be read again from there."""
+    if Path("-") not in logs:
+        return logs
+    spool_stdin(checkpoints)
+    return [STDIN if log == Path("-") else log for log in logs]
+
+
+@contextlib.contextmanager
+def open_store(url: str | None, checkpoints: Path) -> Iterator[Store]:
+    """Open the writing side of a database, with its schema as it was found."""
+    log_to_stderr()
+    with database(url, checkpoints) as connect, contextlib.closing(Store(connect)) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def open_reader(url: str | None, checkpoints: Path) -> Iterator[Reader]:
+    """Open the reading side of a database."""
+    with database(url, checkpoints) as connect:
+        yield Reader(connect)
+
+
+def instant_of(option: str, text: str | None) -> datetime | None:
+    """Return the time that an option names, in UTC without an offset; None without the option."""
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(
+            f"{option}: {text!r} is no date or time; write 2022-01-01 or 2022-01-01T00:00:00Z"
+        ) from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
