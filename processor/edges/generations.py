@@ -152,7 +152,7 @@ CREATE TEMPORARY TABLE recounted (LIKE hourly_counts INCLUDING ALL) ON COMMIT DR
 
 def _sides(table: LiteralString) -> LiteralString:
     """Return what the two sides of a comparison are: hourly counts, and those in a table."""
-    hours = f"hour >= coalesce(%(counts_from)s, '-infinity') AND {_OF_HOURS}"
+    hours = f"hour >= coalesce(%(counts_from)s::timestamptz, '-infinity') AND {_OF_HOURS}"
     return f"""
 WITH before AS (SELECT * FROM hourly_counts WHERE generation = %(old)s AND {hours}),
 after AS (SELECT * FROM {table} WHERE generation = %(new)s AND {hours}),

@@ -169,62 +169,6 @@ def test_lines_ahead_of_a_log_that_is_left_out_are_still_known(command, make_log
     assert command.report() == report(lines_of(one), lines_of(two))
 
 
-def test_a_daemon_takes_up_no_log_into_a_report_made_by_other_rules(command, halves):
-    """Replayed under it with other rules, the report gets nothing that was counted by the old."""
-    one, two = halves
-    late_comer = two.read_bytes()
-    two.unlink()
-    daemon = following(command, one, two)
-    command("replay", one, "--attribution-window", "60s")
-    expected = command.report()
-    two.write_bytes(late_comer)
-    assert daemon.wait(20) == 3
-    assert command.report() == expected
-
-
-def test_replay_makes_the_report_anew(command, make_log):
-    """From offset zero into emptied tables, with other rules if so wished."""
-    log = make_log(**messy())
-    command("run", "--once", log)
-    before = command.report()
-    refused = command("run", "--once", log, "--allowed-lateness", "4h", exit_code=2)
-    assert "replay" in refused.stderr
-    command("replay", log, "--allowed-lateness", "4h")
-    assert sum(map(sum, command.report().values())) > sum(map(sum, before.values()))
-    assert "late" not in command.ledger()["dead_letters_by_reason"]
-    command("replay", log)
-    assert command.report() == before
-
-
-def test_replay_does_not_forget_a_log_unasked(command, make_log):
-    """The report of two logs is not made anew from one of them by a slip."""
-    one, two = make_log("one.log", events=100), make_log("two.log", events=100, seed=2)
-    command("run", "--once", one, two)
-    before = command.report()
-    assert "two.log" in command("replay", one, exit_code=2).stderr
-    assert "no such file" in command("replay", one, "nowhere.log", exit_code=2).stderr
-    assert command.report() == before
-    command("replay", one, "--only-these")
-    assert command.report() == report(lines_of(one))
-
-
-def test_a_replay_that_is_interrupted_is_finished_by_run(command, make_log):
-    """Killed half-way, it leaves a part of the new report, and never a mixture."""
-    log = make_log(**messy(events=30_000, hours=48))
-    command("run", "--once", log)
-    replaying = command.start("replay", log, "--batch-lines", 50)
-    with psycopg.connect(command.environment["PROCESSOR_DATABASE_URL"], autocommit=True) as db:
-        moved = "SELECT count(*) FROM checkpoints WHERE byte_offset BETWEEN 1 AND 3000000"
-        wait_until(lambda: db.execute(moved).fetchone() == (1,), what="half a replay")
-        replaying.kill()
-        replaying.wait()
-        offset = db.execute("SELECT byte_offset FROM checkpoints").fetchone()[0]
-    assert offset < log.stat().st_size
-    assert command.report() == report(log.read_bytes()[:offset].split(b"\n")[:-1])
-    command("run", "--once", log)
-    assert command.report() == report(lines_of(log))
-
-
 def test_the_report_is_written_as_csv_json_and_table(command, make_log, tmp_path):
     """CSV has exactly the columns promised; JSON and the table say the same."""
     log = make_log(events=3_000, hours=3)

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from conftest import forget_all
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
-from conftest import forget_all
 from oracle import report
 from rotated_files import RotatedFiles
 

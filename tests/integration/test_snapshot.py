@@ -12,7 +12,7 @@ from core_helpers import HOUR, MINUTE, RULES, Run, beats, click, page_load
 
 from processor.core.model import MINUTE_US, Checkpoint, LogImage, Rules
 from processor.edges import snapshot
-from processor.edges.database import snapshot_path
+from processor.edges.database import snapshots_at
 from processor.edges.snapshot import Head, LogTrace, SnapshotError, read, write
 from processor.edges.source import LogReader
 from processor.edges.store import StoredLog
@@ -358,7 +358,7 @@ def test_a_full_disk_keeps_the_old_snapshot_and_is_told_once(saved, monkeypatch,
 def test_each_database_has_a_snapshot_of_its_own():
     """Whatever the password; no part of the URL is told by the name."""
     names = {
-        str(snapshot_path(url, Path("c")))
+        str(snapshots_at(url, Path("c")).of(7))
         for url in (
             None,
             "postgresql://me@host/a",
@@ -369,7 +369,7 @@ def test_each_database_has_a_snapshot_of_its_own():
     }
     assert len(names) == 3
     assert all(Path(name).parent == Path("c/snapshots") for name in names)
-    assert "c/snapshots/embedded" in names
+    assert "c/snapshots/embedded.7" in names
 
 
 def test_the_state_of_a_wild_log_survives_the_file(tmp_path):

@@ -7,12 +7,12 @@ import psycopg
 import pytest
 
 from processor.core.model import Checkpoint, Commit, DeadLetter, Increment, LogCommit, Rules
+from processor.edges.generations import Generations
 from processor.edges.identity import KnownFile, ReadFiles
 from processor.edges.migrations import migrate, migrations
-from processor.edges.generations import Generations
 from processor.edges.session import ConnectionLostError
 from processor.edges.store import Store
-from processor.errors import CheckpointMovedError, SettingsError, StoreError
+from processor.errors import CheckpointMovedError, ReplacedError, SettingsError, StoreError
 
 HOUR = 455_833  # 2022-01-01T01:00:00Z
 
@@ -155,13 +155,24 @@ def test_one_processor_reads_all_logs_of_a_report(store, log, connect):
         assert everything(connect) == before
 
 
-def test_a_replay_is_noticed_before_a_log_is_opened(store, connect):
-    """A processor that goes by the old rules takes up no log of the new report."""
-    with closing(Store(connect)) as other:
-        other.adopt(Rules())
-        other.empty(Rules(timezone="Europe/Berlin"))
-    with pytest.raises(CheckpointMovedError, match="Start again"):
+def replaced(connect, rules):
+    """Put a generation without logs in the place of the live one; return its number."""
+    with closing(Generations(connect)) as generations:
+        new = generations.begin(rules, {}, "somebody:1:x")
+        with generations.held() as held:
+            held.replace(held.live(), new)
+    return new
+
+
+def test_another_generation_is_noticed_before_a_log_is_opened(store, connect):
+    """A processor that goes by the old rules takes up no log of the new generation."""
+    rules = Rules(timezone="Europe/Berlin")
+    new = replaced(connect, rules)
+    with pytest.raises(ReplacedError):
         store.open_logs(["/logs/new.log"])
+    assert store.take_over() == rules
+    assert store.generation == new
+    assert list(store.open_logs(["/logs/new.log"])) == ["/logs/new.log"]
 
 
 def test_a_batch_over_two_logs_needs_both_checkpoints(store, log, connect):
@@ -263,11 +274,27 @@ def test_reconcile_waits_for_a_commit_that_is_still_under_way(store, log, connec
     assert answers == [True]
 
 
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_nothing_is_written_to_a_generation_that_was_replaced(store, log, connect, is_dropped):
+    """Neither a commit, nor one of which it is not known whether it was written."""
+    old = store.generation
+    replaced(connect, Rules())
+    if is_dropped:
+        with closing(Generations(connect)) as generations:
+            generations.drop(old)
+    before = everything(connect)
+    for commit in (a_commit(log.log_id), a_commit(log.log_id, 50, 100)):
+        with pytest.raises(ReplacedError):
+            store.commit(commit, {})
+        assert everything(connect) == before
+    with pytest.raises(ReplacedError):
+        store.reconcile(a_commit(log.log_id, 50, 100))
+
+
 def test_a_vanished_checkpoint_is_reported_as_such(store, log, connect):
-    """Emptying the tables gives logs new ids, so a stale batch finds nothing to move."""
-    store.empty(Rules())
-    store.adopt(Rules())
-    assert store.open_logs(["/logs/app.log"])["/logs/app.log"].log_id > log.log_id
+    """A database that was put back: a stale batch finds nothing to move."""
+    with connect() as connection:
+        connection.execute("DELETE FROM checkpoints")
     before = everything(connect)
     for send in (lambda commit: store.commit(commit, {}), store.reconcile):
         with pytest.raises(CheckpointMovedError, match="Start again"):
@@ -279,8 +306,6 @@ def test_other_rules_are_refused_with_what_differs(store):
     """A report made with one attribution window is not continued with another."""
     with pytest.raises(SettingsError, match=r"attribution_window was 0:30:00, is 1:00:00.*replay"):
         store.adopt(Rules(attribution_window_us=3_600_000_000))
-    store.empty(Rules(timezone="Europe/Berlin"))
-    store.adopt(Rules(timezone="Europe/Berlin"))
 
 
 def test_a_read_only_database_halts_in_words(store, log, connect):
@@ -344,12 +369,13 @@ def test_a_log_that_cannot_exist_in_the_table_is_not_a_wrong_row(connect):
     with connect() as connection:
         migrate(connection)
         for values in (
-            "(1, '2022-01-01T00:30:00Z', 0, 0, 0, 0, 0)",
-            "(1, '2022-01-01T00:00:00Z', -1, 0, 0, 0, 0)",
+            "(1, '2022-01-01T00:30:00Z', 0, 0, 0, 0, 0, 1)",
+            "(1, '2022-01-01T00:00:00Z', -1, 0, 0, 0, 0, 1)",
         ):
             with pytest.raises(psycopg.errors.CheckViolation):
                 connection.execute(f"INSERT INTO hourly_counts VALUES {values}")
         with pytest.raises(psycopg.errors.CheckViolation):
             connection.execute(
-                "INSERT INTO checkpoints (path, rebuild_from, committed_by) VALUES ('x', 1, 'y')"
+                "INSERT INTO checkpoints (generation, path, rebuild_from, committed_by) "
+                "VALUES (1, 'x', 1, 'y')"
             )
