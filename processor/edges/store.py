@@ -221,6 +221,12 @@ class Store:
                 raise self._why_not(connection)
             return read_logs(connection, self.generation)
 
+    def generations(self) -> list[int]:
+        """Return the numbers of all generations."""
+        with self._session.connection() as connection:
+            rows = connection.execute("SELECT generation FROM generations").fetchall()
+        return [generation for (generation,) in rows]
+
     def known_paths(self) -> list[str]:
         """Return the paths of the logs that the generation is made from."""
         with self._session.connection() as connection:

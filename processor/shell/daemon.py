@@ -52,6 +52,8 @@ def run(
     collect_seldom()
     rules = store.adopt(settings.rules)
     while not stop.requested:
+        if snapshots:
+            snapshots.keep_only(store.generations())
         try:
             Daemon(store, settings, rules, stop, progress, snapshots).run()
         except ReplacedError as error:
