@@ -10,6 +10,7 @@ from typing import Final
 from processor.core.model import Rules
 from processor.edges.files import NotNowError, is_pattern, logs_of
 from processor.edges.history import known_by_its_end
+from processor.edges.session import ConnectionLostError
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.source import DRAIN_SECONDS
 from processor.edges.store import Store, StoredLog
@@ -51,17 +52,24 @@ def run(
     """
     collect_seldom()
     rules = store.adopt(settings.rules)
+    has_begun = False
     while not stop.requested:
-        if snapshots:
-            snapshots.keep_only(store.generations())
         try:
+            if snapshots:
+                snapshots.keep_only(store.generations())
             Daemon(store, settings, rules, stop, progress, snapshots).run()
         except ReplacedError as error:
             _log.info("%s; going on with it", error)
-            when_connected(store.take_over, stop)
-            rules = store.rules
+        except ConnectionLostError as error:
+            if not has_begun:
+                raise
+            _log.warning("%s; trying again", error)
+            stop.wait(LOOK_SECONDS)
         else:
             break
+        has_begun = True
+        when_connected(store.take_over, stop)
+        rules = store.rules
 
 
 def collect_seldom() -> None:

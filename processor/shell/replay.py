@@ -22,7 +22,7 @@ from processor.edges.store import Store, differing_rules
 from processor.errors import CheckpointMovedError, SettingsError, StoreError
 from processor.shell.batches import Batches
 from processor.shell.committer import Committer, when_connected
-from processor.shell.daemon import LOOK_SECONDS, Progress
+from processor.shell.daemon import LOOK_SECONDS, Progress, collect_seldom
 from processor.shell.folding import Folding
 from processor.shell.recount import Logs, named_logs, pinned, recount, starts_of
 from processor.shell.settings import RunSettings
@@ -37,7 +37,39 @@ _SMALL_GAP_BYTES: Final = 4 << 20
 _log = logging.getLogger(__name__)
 
 
-def begin(
+@contextmanager
+def replayed(
+    store: Store,
+    generations: Generations,
+    settings: RunSettings,
+    hours: Hours,
+    stop: Stop,
+    progress: Progress,
+    snapshots: SnapshotFiles,
+    *,
+    only_these: bool = False,
+) -> Iterator[Changes | None]:
+    """Make the report anew, or some hours of it; yield what changed, once that is live.
+
+    Nothing, if a stop came first. With `only_these`, other logs than those of the settings are
+    forgotten.
+
+    Raises:
+        ProcessorError: it cannot be made; what is live is as it was.
+
+    """
+    collect_seldom()
+    generation = _begin(store, generations, settings, hours, stop, progress, only_these=only_these)
+    if generation is None:
+        yield None
+        return
+    store.bind(generation, settings.rules)
+    replay = Replay(store, generations, settings, stop, progress, snapshots, only_these=only_these)
+    with replay.run() as changes:
+        yield changes
+
+
+def _begin(
     store: Store,
     generations: Generations,
     settings: RunSettings,

@@ -29,7 +29,7 @@ from processor.shell.options import (
     Workers,
 )
 from processor.shell.recount import Engine, recounted
-from processor.shell.replay import Replay, begin
+from processor.shell.replay import Replay, replayed
 from processor.shell.report import Format
 from processor.shell.settings import duration, run_settings
 from processor.shell.terminal import asked_to_stop, output_to, progress_bar
@@ -141,15 +141,10 @@ def replay(
             ) as changes:
                 _write(changes, format_, output)
             return
-        generation = begin(store, generations, settings, hours, stop, tell, only_these=only_these)
-        if generation is None:
-            return
         snapshots = snapshots_at(database_url, checkpoints)
-        store.bind(generation, settings.rules)
-        replaying = Replay(
-            store, generations, settings, stop, tell, snapshots, only_these=only_these
-        )
-        with replaying.run() as changes:
+        with replayed(
+            store, generations, settings, hours, stop, tell, snapshots, only_these=only_these
+        ) as changes:
             if changes is not None:
                 generations.keep(keep)
                 _keep_snapshots(generations, snapshots)

@@ -1,6 +1,7 @@
 """Whatever is done to the files of a log, report and ledger are those of its lines."""
 
 import json
+from contextlib import closing
 
 import pytest
 from conftest import forget_all
@@ -10,10 +11,15 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from oracle import report
 from rotated_files import RotatedFiles
 
+from processor.core.model import Rules
+from processor.edges.generations import ALL_HOURS, Generations
 from processor.edges.reader import Reader
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
+from processor.errors import LogError
 from processor.shell.daemon import run
+from processor.shell.recount import recounted
+from processor.shell.replay import replayed
 from processor.shell.report import ledger
 from processor.shell.settings import run_settings
 from processor.shell.stop import Stop
@@ -31,6 +37,7 @@ class RotatedReport(RotatedFiles):
         self.store = Store(self.connect)
         self.store.migrate()
         forget_all(self.connect)
+        self.store.adopt(Rules())
 
     def teardown(self):
         """Close what is open."""
@@ -70,6 +77,34 @@ class RotatedReport(RotatedFiles):
             assert told.lines == len(lines)
             assert told.byte_offset == len(self.expected())
             assert told.lines == sum(log.outcomes.values())
+
+    def found(self):
+        """Return report and ledger as they are."""
+        reader = Reader(self.connect)
+        return list(reader.report()), [log.outcomes for log in reader.status()]
+
+    @precondition(lambda self: self.path.exists())
+    @rule(batch_lines=st.sampled_from([1, 3, 1_000]), is_dry=st.booleans())
+    def replay(self, batch_lines, is_dry):
+        """Count again, for good or not: the same comes of it, or it cannot be."""
+        before = self.found()
+        if not before[1]:
+            return  # nothing was counted yet
+        settings = run_settings(logs=[self.path], batch_lines=batch_lines)
+        snapshots = SnapshotFiles(self.folder / "snapshots/one")
+        common = Stop(), lambda _done, _all: None
+        with closing(Store(self.connect)) as store, closing(Generations(self.connect)) as all_:
+            if is_dry:
+                counting = recounted(all_, settings, ALL_HOURS, *common)
+            else:
+                counting = replayed(store, all_, settings, ALL_HOURS, *common, snapshots)
+            try:
+                with counting as changes:
+                    assert list(changes) == []
+                all_.keep(0)
+            except LogError:
+                assert self.has_lost_files
+        assert self.found() == before
 
     @precondition(lambda self: self.is_being_copied)
     @rule()
