@@ -23,6 +23,7 @@ from processor.edges.store import (
     add_counts,
     read_logs,
     rules_row,
+    timestamp_of,
 )
 from processor.errors import CheckpointMovedError, SettingsError
 
@@ -107,8 +108,9 @@ _INHERIT: Final = """
 UPDATE generations SET counts_from = live.counts_from
 FROM generations live WHERE generations.generation = %s AND live.state = 'live'"""
 _BEGIN_LOG: Final = """
-INSERT INTO checkpoints (generation, path, byte_offset, rebuild_from, committed_by)
-VALUES (%s, %s, %s, %s, %s)"""
+INSERT INTO checkpoints
+    (generation, path, byte_offset, watermark, rebuild_from, rebuild_watermark, committed_by)
+VALUES (%s, %s, %s, %s, %s, %s, %s)"""
 _FILLED: Final = """
 UPDATE generations SET is_filled = %s, commits = commits + 1 WHERE generation = %s"""
 _PRUNE_DEAD_LETTERS: Final = """
@@ -411,7 +413,7 @@ class Generations:
             connection.execute("SELECT FROM generations WHERE state = 'live' FOR NO KEY UPDATE")
             yield Held(connection)
 
-    def begin(self, rules: Rules, starts: Mapping[Path, int], by: str) -> int:
+    def begin(self, rules: Rules, starts: Mapping[Path, Checkpoint], by: str) -> int:
         """Make a generation for a replay; its logs begin at offset zero, or where `starts` says.
 
         Raises:
@@ -425,7 +427,8 @@ class Generations:
             generation = _begun(row)
             connection.execute(_INHERIT, (generation,))
             for path, start in starts.items():
-                connection.execute(_BEGIN_LOG, (generation, str(path), start, start, by))
+                at = start.byte_offset, timestamp_of(start.watermark)
+                connection.execute(_BEGIN_LOG, (generation, str(path), *at, *at, by))
         return generation
 
     def begin_copy(self, old: int, hours: Hours) -> int:

@@ -54,7 +54,9 @@ class Session:
             psycopg.errors.IdleInTransactionSessionTimeout,
         ) as error:
             self.close()
-            raise ConnectionLostError(f"the database is away: {_first_line(error)}") from error
+            raise ConnectionLostError(
+                f"the database is away or held up: {_first_line(error)}"
+            ) from error
         except psycopg.Error as error:
             self.close()
             raise StoreError(

@@ -313,9 +313,9 @@ class Store:
             "from_offset": log.from_offset,
             "byte_offset": checkpoint.byte_offset,
             "lines": log.lines,
-            "watermark": _timestamp(checkpoint.watermark),
+            "watermark": timestamp_of(checkpoint.watermark),
             "rebuild_from": checkpoint.rebuild_from,
-            "rebuild_watermark": _timestamp(checkpoint.rebuild_watermark),
+            "rebuild_watermark": timestamp_of(checkpoint.rebuild_watermark),
             "ahead_offsets": list(checkpoint.ahead_offsets),
             "committed_by": self.identity,
         }
@@ -463,8 +463,9 @@ def _hour_row(log: LogCommit) -> tuple[object, ...]:
     checkpoint, start = log.checkpoint, log.checkpoint.rebuild_from
     ahead = [offset for offset in checkpoint.ahead_offsets if offset < start]
     (hour,) = _hours([_hour_of(log)])
-    return log.log_id, hour, start, _timestamp(checkpoint.rebuild_watermark), ahead
+    return log.log_id, hour, start, timestamp_of(checkpoint.rebuild_watermark), ahead
 
 
-def _timestamp(instant: int | None) -> datetime | None:
+def timestamp_of(instant: int | None) -> datetime | None:
+    """Return an instant as Postgres knows it."""
     return None if instant is None else EPOCH + timedelta(microseconds=instant)

@@ -11,12 +11,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from processor.core.contract import CONTRACT_VERSION
 from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment, Rules
 from processor.edges.files import logs_of, size_of
-from processor.edges.generations import Changes, Generation, Generations, Hours, View
+from processor.edges.generations import ALL_HOURS, Changes, Generation, Generations, Hours, View
 from processor.edges.history import known_by
 from processor.edges.source import LogReader, readable_from
-from processor.edges.store import StoredLog
+from processor.edges.store import StoredLog, differing_rules
 from processor.errors import LogError, SettingsError
 from processor.shell.daemon import Progress, collect_seldom
 from processor.shell.folding import Folding
@@ -63,6 +64,8 @@ def recounted(
         live = view.live
         if live is None:
             raise SettingsError("there is no report yet; make one with `processor run LOG...`")
+        if rules is None or hours != ALL_HOURS:
+            must_agree(live, rules or live.rules)
         rules = rules or live.rules
         stored = view.logs(live.generation)
         named = named_logs(settings.logs, stored, only_these=only_these)
@@ -118,6 +121,23 @@ def recount(
         folding.close()
 
 
+def must_agree(live: Generation, rules: Rules) -> None:
+    """Look whether the live report is made by rules, and by this version of the contract.
+
+    Raises:
+        SettingsError: it is not.
+
+    """
+    differences = differing_rules(live.rules, rules)
+    if live.contract_version != CONTRACT_VERSION:
+        differences = f"contract version was {live.contract_version}, is {CONTRACT_VERSION}"
+    if differences:
+        raise SettingsError(
+            f"the report was made by other rules ({differences}); only all of it can be made anew "
+            "by these, with `processor replay`"
+        )
+
+
 def named_logs(patterns: Sequence[Path], stored: Logs, *, only_these: bool) -> list[Path]:
     """Return the logs that are meant, with those that a report has in mind.
 
@@ -171,7 +191,8 @@ def starts_of(
                 f"them with --accept-loss{_or_from(after, rules)}"
             )
         _log.warning("%s; what they counted is not counted again", lost)
-        starts[path] = Checkpoint(there_from, None, there_from)
+        mark = stored[path].checkpoint.watermark if there_from == end else None
+        starts[path] = Checkpoint(there_from, mark, there_from, mark)
     return starts
 
 

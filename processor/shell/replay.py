@@ -18,13 +18,13 @@ from processor.core.model import Checkpoint
 from processor.edges.generations import ALL_HOURS, Changes, Generation, Generations, Hours
 from processor.edges.session import ConnectionLostError, DiskFullError
 from processor.edges.snapshot import SnapshotFiles
-from processor.edges.store import Store, differing_rules
+from processor.edges.store import Store
 from processor.errors import CheckpointMovedError, SettingsError, StoreError
 from processor.shell.batches import Batches
 from processor.shell.committer import Committer, when_connected
 from processor.shell.daemon import LOOK_SECONDS, Progress, collect_seldom
 from processor.shell.folding import Folding
-from processor.shell.recount import Logs, named_logs, pinned, recount, starts_of
+from processor.shell.recount import Logs, must_agree, named_logs, pinned, recount, starts_of
 from processor.shell.settings import RunSettings
 from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
@@ -97,21 +97,19 @@ def _begin(
             return left_over.generation
         starts = {}
         if live:
+            if hours != ALL_HOURS:
+                must_agree(live, settings.rules)
             accept_loss = settings.accept_loss
             starts = starts_of(view, live, settings.rules, named, hours, accept_loss=accept_loss)
     if left_over:
-        _log.info("generation %d was begun with other settings; begins anew", left_over.generation)
+        number = left_over.generation
+        _log.info("generation %d is of other settings, or was hardly begun: begins anew", number)
         generations.drop(left_over.generation)
     if hours == ALL_HOURS:
-        begun = {path: start.byte_offset for path, start in starts.items() if start.byte_offset}
+        begun = {path: start for path, start in starts.items() if start.byte_offset}
         return generations.begin(settings.rules, begun, store.identity)
     if live is None:
         raise SettingsError("there is no report yet of which hours could be made anew")
-    if differences := differing_rules(live.rules, settings.rules):
-        raise SettingsError(
-            f"the report was made by other rules ({differences}); some hours of it can be made "
-            "anew by the old ones only. Replay all of it"
-        )
     return _begin_copy(generations, settings, live, starts, hours, stop, progress)
 
 
@@ -212,6 +210,7 @@ class Replay:
         self._stop = stop
         self._progress = progress
         self._only_these = only_these
+        self._named: list[Path] = []
         self._look_at = 0.0
         self._changes: Changes | None = None
         saved = Snapshots(snapshots.of(store.generation), store.rules)
@@ -278,9 +277,9 @@ class Replay:
         """Read on up to where the live generation has come by now, in all logs that it has."""
         with self._generations.view() as view:
             live = view.logs(view.live.generation) if view.live else {}
-        named = named_logs(self._settings.logs, live, only_these=self._only_these)
+        self._named = named_logs(self._settings.logs, live, only_these=self._only_these)
         self._read_up_to(live)
-        if not (there := self._folding.newly_there(named)):
+        if not (there := self._folding.newly_there(self._named)):
             return
         self._batches.commit()
         if not self._committer.finish():
@@ -309,7 +308,7 @@ class Replay:
             while self._batches.fold_next():
                 pass
             self._batches.commit()
-            paths = self._folding.logs if self._only_these else live
+            paths = self._named if self._only_these else live
             if not self._committer.finish() or held.is_behind(new, old, paths):
                 return False
             view = stack.enter_context(self._generations.view())

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from processor.edges.database import database, snapshots_at
-from processor.edges.generations import Changes, Generations, Hours
+from processor.edges.generations import ALL_HOURS, Changes, Generations, Hours
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
 from processor.errors import ExitCode, SettingsError
@@ -130,6 +130,8 @@ def replay(
         max_line_bytes=max_line_bytes,
     )
     hours = _hours(from_, to)
+    if only_these and hours != ALL_HOURS:
+        raise SettingsError("--only-these: goes with a replay of all hours, not of some")
     with (
         asked_to_stop() as stop,
         _opened(database_url, checkpoints) as (store, generations),
