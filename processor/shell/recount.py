@@ -167,8 +167,8 @@ def starts_of(
         if not accept_loss:
             after = view.readable_after(live.generation, path, there_from)
             raise LogError(
-                f"{lost}; what they counted would be lost. Put the files back; or go on without "
-                f"them with --accept-loss{_or_from(after, rules)}"
+                f"{lost}; what they counted cannot be counted again. Put the files back; "
+                f"`processor replay --accept-loss` goes on without them{_or_from(after, rules)}"
             )
         _log.warning("%s; what they counted is not counted again", lost)
         starts[path] = Checkpoint(there_from, None, there_from)
@@ -190,7 +190,7 @@ def _or_from(after: int | None, rules: Rules) -> str:
     if after is None:
         return ""
     hour = _EPOCH + timedelta(hours=(after + rules.attribution_window_us) // HOUR_US + 1)
-    return f"; or make only the hours anew that are left, with --from {hour:%Y-%m-%dT%H:%M}"
+    return f"; or take only the hours that are left, with --from {hour:%Y-%m-%dT%H:%M}"
 
 
 def _is_in(hour: int, hours: Hours) -> bool:
