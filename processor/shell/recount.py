@@ -13,10 +13,17 @@ from typing import Final
 
 from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment, Rules
 from processor.edges.files import logs_of, size_of
-from processor.edges.generations import Changes, Generation, Generations, Hours, View
+from processor.edges.generations import (
+    ALL_HOURS,
+    Changes,
+    Generation,
+    Generations,
+    Hours,
+    View,
+)
 from processor.edges.history import known_by
 from processor.edges.source import LogReader, readable_from
-from processor.edges.store import StoredLog
+from processor.edges.store import StoredLog, differing_rules
 from processor.errors import LogError, SettingsError
 from processor.shell.daemon import Progress, collect_seldom
 from processor.shell.folding import Folding
@@ -64,6 +71,7 @@ def recounted(
         if live is None:
             raise SettingsError("there is no report yet; make one with `processor run LOG...`")
         rules = rules or live.rules
+        check_rules(live, rules, hours)
         stored = view.logs(live.generation)
         named = named_logs(settings.logs, stored, only_these=only_these)
         ends = {path: stored[path].checkpoint.byte_offset for path in named if path in stored}
@@ -131,10 +139,24 @@ def named_logs(patterns: Sequence[Path], stored: Logs, *, only_these: bool) -> l
         raise SettingsError(f"{(*missing, *patterns)[0]}: there is no such file")
     if (left_out := stored.keys() - set(named)) and not only_these:
         raise SettingsError(
-            f"the report also counts {', '.join(sorted(map(str, left_out)))}; name these logs too, "
-            "or forget what they have put into it with --only-these"
+            f"the report also counts {', '.join(sorted(map(str, left_out)))}; name these logs too. "
+            "`processor replay --only-these` forgets what they have put into it"
         )
     return named
+
+
+def check_rules(live: Generation, rules: Rules, hours: Hours) -> None:
+    """See that some hours are counted by the rules that the others are made by.
+
+    Raises:
+        SettingsError: they are not.
+
+    """
+    if hours != ALL_HOURS and (differences := differing_rules(live.rules, rules)):
+        raise SettingsError(
+            f"the report was made by other rules ({differences}); some hours of it can be made "
+            "anew by the old ones only. Replay all of it"
+        )
 
 
 def starts_of(

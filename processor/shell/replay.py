@@ -18,13 +18,13 @@ from processor.core.model import Checkpoint
 from processor.edges.generations import ALL_HOURS, Changes, Generation, Generations, Hours
 from processor.edges.session import ConnectionLostError, DiskFullError
 from processor.edges.snapshot import SnapshotFiles
-from processor.edges.store import Store, differing_rules
-from processor.errors import CheckpointMovedError, SettingsError, StoreError
+from processor.edges.store import Store
+from processor.errors import CheckpointMovedError, LogError, SettingsError, StoreError
 from processor.shell.batches import Batches
 from processor.shell.committer import Committer, when_connected
 from processor.shell.daemon import LOOK_SECONDS, Progress, collect_seldom
 from processor.shell.folding import Folding
-from processor.shell.recount import Logs, named_logs, pinned, recount, starts_of
+from processor.shell.recount import Logs, check_rules, named_logs, pinned, recount, starts_of
 from processor.shell.settings import RunSettings
 from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
@@ -97,6 +97,7 @@ def _begin(
             return left_over.generation
         starts = {}
         if live:
+            check_rules(live, settings.rules, hours)
             accept_loss = settings.accept_loss
             starts = starts_of(view, live, settings.rules, named, hours, accept_loss=accept_loss)
     if left_over:
@@ -107,11 +108,6 @@ def _begin(
         return generations.begin(settings.rules, begun, store.identity)
     if live is None:
         raise SettingsError("there is no report yet of which hours could be made anew")
-    if differences := differing_rules(live.rules, settings.rules):
-        raise SettingsError(
-            f"the report was made by other rules ({differences}); some hours of it can be made "
-            "anew by the old ones only. Replay all of it"
-        )
     return _begin_copy(generations, settings, live, starts, hours, stop, progress)
 
 
@@ -134,16 +130,20 @@ def _begin_copy(
         if path in starts
     }
     ends = {path: log.checkpoint.byte_offset for path, log in copied.items()}
-    recount(
-        settings,
-        settings.rules,
-        logs,
-        ends,
-        hours,
-        lambda increments: generations.fill(generation, increments, is_whole=False),
-        stop,
-        progress,
-    )
+    try:
+        recount(
+            settings,
+            settings.rules,
+            logs,
+            ends,
+            hours,
+            lambda increments: generations.fill(generation, increments, is_whole=False),
+            stop,
+            progress,
+        )
+    except LogError:
+        generations.drop(generation)
+        raise
     if stop.requested:
         return None
     generations.fill(generation, (), is_whole=True)
