@@ -160,7 +160,8 @@ class Store:
 
         """
         with self._session.transaction() as connection:
-            connection.execute(NEW_GENERATION, ("live", *rules_row(rules), "live"))
+            if connection.execute(_READ_RULES).fetchone() is None:
+                connection.execute(NEW_GENERATION, ("live", *rules_row(rules), "live"))
         kept = self.take_over()
         if differences := differing_rules(kept, rules):
             raise SettingsError(

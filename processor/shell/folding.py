@@ -337,8 +337,14 @@ class Folding:
         history = log.reader.history()
         for offset in checkpoint.ahead_offsets:
             if offset < log.state.offset and not self._stop.requested:
-                line = self._decoder.decode(history.line_at(offset))
-                self.fold.recall(log.state, offset, line)
+                try:
+                    line = history.line_at(offset)
+                except GoneError as error:
+                    if not self._settings.accept_loss:
+                        raise
+                    _log.warning("%s; going on without", error)
+                else:
+                    self.fold.recall(log.state, offset, self._decoder.decode(line))
         history.close()
 
     def _fold_silently(self, log: OpenLog, checkpoint: Checkpoint) -> None:

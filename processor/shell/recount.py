@@ -151,8 +151,8 @@ def named_logs(patterns: Sequence[Path], stored: Logs, *, only_these: bool) -> l
         raise SettingsError(f"{(*missing, *patterns)[0]}: there is no such file")
     if (left_out := stored.keys() - set(named)) and not only_these:
         raise SettingsError(
-            f"the report also counts {', '.join(sorted(map(str, left_out)))}; name these logs too, "
-            "or forget what they have put into it with --only-these"
+            f"the report also counts {', '.join(sorted(map(str, left_out)))}; name these logs too. "
+            "`processor replay --only-these` forgets what they have put into it"
         )
     return named
 
@@ -187,8 +187,8 @@ def starts_of(
         if not accept_loss:
             after = view.readable_after(live.generation, path, there_from)
             raise LogError(
-                f"{lost}; what they counted would be lost. Put the files back; or go on without "
-                f"them with --accept-loss{_or_from(after, rules)}"
+                f"{lost}; what they counted cannot be counted again. Put the files back; "
+                f"`processor replay --accept-loss` goes on without them{_or_from(after, rules)}"
             )
         _log.warning("%s; what they counted is not counted again", lost)
         mark = stored[path].checkpoint.watermark if there_from == end else None
@@ -211,7 +211,7 @@ def _or_from(after: int | None, rules: Rules) -> str:
     if after is None:
         return ""
     hour = _EPOCH + timedelta(hours=(after + rules.attribution_window_us) // HOUR_US + 1)
-    return f"; or make only the hours anew that are left, with --from {hour:%Y-%m-%dT%H:%M}"
+    return f"; or take only the hours that are left, with --from {hour:%Y-%m-%dT%H:%M}"
 
 
 def _is_in(hour: int, hours: Hours) -> bool:

@@ -19,7 +19,7 @@ from processor.edges.generations import ALL_HOURS, Changes, Generation, Generati
 from processor.edges.session import ConnectionLostError, DiskFullError
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
-from processor.errors import CheckpointMovedError, SettingsError, StoreError
+from processor.errors import CheckpointMovedError, LogError, SettingsError, StoreError
 from processor.shell.batches import Batches
 from processor.shell.committer import Committer, when_connected
 from processor.shell.daemon import LOOK_SECONDS, Progress, collect_seldom
@@ -132,16 +132,20 @@ def _begin_copy(
         if path in starts
     }
     ends = {path: log.checkpoint.byte_offset for path, log in copied.items()}
-    recount(
-        settings,
-        settings.rules,
-        logs,
-        ends,
-        hours,
-        lambda increments: generations.fill(generation, increments, is_whole=False),
-        stop,
-        progress,
-    )
+    try:
+        recount(
+            settings,
+            settings.rules,
+            logs,
+            ends,
+            hours,
+            lambda increments: generations.fill(generation, increments, is_whole=False),
+            stop,
+            progress,
+        )
+    except LogError:
+        generations.drop(generation)
+        raise
     if stop.requested:
         return None
     generations.fill(generation, (), is_whole=True)
