@@ -312,7 +312,7 @@ def test_a_killed_replay_goes_on_where_it_was(command, db, tmp_path):
         killed.wait()
     left = progress(db)[0]
     done = command("replay", log, "--attribution-window", "5m")
-    assert f"generation {left} was begun with other settings" in done.stderr
+    assert f"generation {left} is of other settings" in done.stderr
     assert committed(done) == 2_700
     assert table(db) == report(lines_of(log), window=timedelta(minutes=5))
     assert states(command) == {generation: "kept", left + 1: "live"}
@@ -666,8 +666,8 @@ def test_some_hours_are_whole_hours_made_by_the_rules_of_the_report(command, db,
         (["--from", "2022-01-01T02:30"], "is not the start of an hour"),
         (["--to", "2022-01-01T02:00:00.5"], "is not the start of an hour"),
         (["--from", at_hour(3), "--to", at_hour(3)], "must be before --to"),
-        (["--from", at_hour(3), *OTHER], "by the old ones only"),
-        (["--from", at_hour(3), *OTHER, "--dry-run"], "by the old ones only"),
+        (["--from", at_hour(3), *OTHER], "only all of it can be made anew"),
+        (["--from", at_hour(3), *OTHER, "--dry-run"], "only all of it can be made anew"),
     ):
         refused = command("replay", log, *options, exit_code=2)
         assert words in refused.stderr
