@@ -8,8 +8,8 @@ from typing import Final, TextIO
 
 import orjson
 
-from processor.edges.generations import ChangedRow, Changes, Counts, Generation, Totals
 from processor.edges.store import rules_in_words
+from processor.edges.view import ChangedRow, Changes, Counts, Generation, Totals
 from processor.shell.report import Format, write_rows, write_table
 
 _HEADINGS: Final = tuple(name.replace("_", " ") for name in Counts._fields)

@@ -14,10 +14,11 @@ from typing import Final
 from processor.core.contract import CONTRACT_VERSION
 from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment, Rules
 from processor.edges.files import logs_of, size_of
-from processor.edges.generations import ALL_HOURS, Changes, Generation, Generations, Hours, View
+from processor.edges.generations import Generations
 from processor.edges.history import known_by
 from processor.edges.source import LogReader, readable_from
 from processor.edges.store import StoredLog, differing_rules
+from processor.edges.view import ALL_HOURS, Changes, Generation, Hours, View
 from processor.errors import LogError, SettingsError
 from processor.shell.daemon import Progress, collect_seldom
 from processor.shell.folding import Folding

@@ -15,10 +15,11 @@ from typing import Final
 
 from processor.core.contract import CONTRACT_VERSION
 from processor.core.model import Checkpoint
-from processor.edges.generations import ALL_HOURS, Changes, Generation, Generations, Hours
+from processor.edges.generations import Generations
 from processor.edges.session import ConnectionLostError, DiskFullError
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
+from processor.edges.view import ALL_HOURS, Changes, Generation, Hours
 from processor.errors import CheckpointMovedError, LogError, SettingsError, StoreError
 from processor.shell.batches import Batches
 from processor.shell.committer import Committer, when_connected

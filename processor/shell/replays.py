@@ -10,9 +10,10 @@ from typing import Annotated, Final
 import typer
 
 from processor.edges.database import database, snapshots_at
-from processor.edges.generations import ALL_HOURS, Changes, Generations, Hours
+from processor.edges.generations import Generations
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
+from processor.edges.view import ALL_HOURS, Changes, Hours
 from processor.errors import ExitCode, SettingsError
 from processor.shell.changes import ChangesFormat, write_changes, write_generations
 from processor.shell.options import (

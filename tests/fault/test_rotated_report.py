@@ -12,10 +12,11 @@ from oracle import report
 from rotated_files import RotatedFiles
 
 from processor.core.model import Rules
-from processor.edges.generations import ALL_HOURS, Generations
+from processor.edges.generations import Generations
 from processor.edges.reader import Reader
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
+from processor.edges.view import ALL_HOURS
 from processor.errors import LogError
 from processor.shell.daemon import run
 from processor.shell.recount import recounted
