@@ -67,7 +67,7 @@ _FORGET_FILES: Final = "DELETE FROM log_files WHERE log_id = %s AND start_offset
 
 _KEEP_HOUR: Final = """
 INSERT INTO hour_offsets (log_id, hour, byte_offset, watermark, ahead_offsets)
-VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"""
+VALUES (%s, date_trunc('hour', %s::timestamptz, 'UTC'), %s, %s, %s) ON CONFLICT DO NOTHING"""
 
 READ_FILES: Final = """
 SELECT log_id, start_offset, device::text, inode::text, name, read_bytes, head, tail, tail_bytes
@@ -78,7 +78,8 @@ UPDATE generations SET commits = commits + 1
 WHERE generation = %s AND state = %s AND commits = %s"""
 
 _OPEN_LOG: Final = """
-INSERT INTO checkpoints (generation, path, committed_by) VALUES (%s, %s, %s)
+INSERT INTO checkpoints (generation, path, committed_by)
+SELECT generation, %s, %s FROM generations WHERE generation = %s FOR KEY SHARE
 ON CONFLICT (generation, path) DO NOTHING"""
 
 _READ_LOGS: Final = """
@@ -138,7 +139,7 @@ class Store:
         self._session = Session(connect)
         self._state = "live"
         self._commits = 0
-        self._hours: dict[int, int] = {}
+        self._hours: dict[int, int | None] = {}
         self.generation = 0
         self.rules = Rules()
         self.identity = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -216,7 +217,7 @@ class Store:
         with self._session.transaction() as connection:
             # Checkpoints before generations, as in a commit, so that the two cannot deadlock.
             for path in paths:
-                connection.execute(_OPEN_LOG, (self.generation, path, self.identity))
+                connection.execute(_OPEN_LOG, (path, self.identity, self.generation))
             row = connection.execute(_READ_COMMITS, (self.generation,)).fetchone()
             if row != (self._state, self._commits):
                 raise self._why_not(connection)
@@ -272,11 +273,11 @@ class Store:
                             copy.write_row((log.log_id, *dead_letter))
             cursor.execute(_ADD_TO_LEDGER, _ledger_columns(commit.logs))
             self._keep_files(cursor, commit, files)
-            reached = {log.log_id: log for log in commit.logs if self._has_new_hour(log)}
-            if reached:
-                cursor.executemany(_KEEP_HOUR, map(_hour_row, reached.values()))
+            begun = [log for log in commit.logs if self._hours.get(log.log_id) != _hour_of(log)]
+            if begun:
+                cursor.executemany(_KEEP_HOUR, map(_hour_row, begun))
         self._commits += 1
-        self._hours |= {log_id: _hour_of(log) for log_id, log in reached.items()}
+        self._hours |= {log.log_id: _hour_of(log) for log in begun}
 
     def reconcile(self, commit: Commit) -> bool:
         """Tell whether `commit`, sent before the connection was lost, was written.
@@ -320,10 +321,6 @@ class Store:
             "ahead_offsets": list(checkpoint.ahead_offsets),
             "committed_by": self.identity,
         }
-
-    def _has_new_hour(self, log: LogCommit) -> bool:
-        mark = log.checkpoint.rebuild_watermark
-        return mark is not None and self._hours.get(log.log_id) != mark // HOUR_US
 
     def _why_not(
         self, connection: psycopg.Connection, commit: Commit | None = None
@@ -455,16 +452,17 @@ def _hours(hours: Iterable[int]) -> list[datetime]:
     return [EPOCH + timedelta(microseconds=hour * HOUR_US) for hour in hours]
 
 
-def _hour_of(log: LogCommit) -> int:
-    return (log.checkpoint.rebuild_watermark or 0) // HOUR_US
+def _hour_of(log: LogCommit) -> int | None:
+    """Return the hour that the state of a log goes back to, None for its beginning."""
+    mark = log.checkpoint.rebuild_watermark
+    return None if mark is None else mark // HOUR_US
 
 
 def _hour_row(log: LogCommit) -> tuple[object, ...]:
-    """Return from where the hour can be read again that the state of a log goes back to."""
-    checkpoint, start = log.checkpoint, log.checkpoint.rebuild_from
-    ahead = [offset for offset in checkpoint.ahead_offsets if offset < start]
-    (hour,) = _hours([_hour_of(log)])
-    return log.log_id, hour, start, timestamp_of(checkpoint.rebuild_watermark), ahead
+    """Return from where to read again what fired in that hour, or later."""
+    start, mark = log.checkpoint.rebuild_from, timestamp_of(log.checkpoint.rebuild_watermark)
+    ahead = [offset for offset in log.checkpoint.ahead_offsets if offset < start]
+    return log.log_id, mark, start, mark, ahead
 
 
 def timestamp_of(instant: int | None) -> datetime | None:

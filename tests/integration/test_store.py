@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -11,7 +12,7 @@ from processor.edges.generations import Generations
 from processor.edges.identity import KnownFile, ReadFiles
 from processor.edges.migrations import migrate, migrations
 from processor.edges.session import ConnectionLostError
-from processor.edges.store import Store
+from processor.edges.store import Store, rules_in_words
 from processor.errors import CheckpointMovedError, ReplacedError, SettingsError, StoreError
 
 HOUR = 455_833  # 2022-01-01T01:00:00Z
@@ -291,6 +292,70 @@ def test_nothing_is_written_to_a_generation_that_was_replaced(store, log, connec
         store.reconcile(a_commit(log.log_id, 50, 100))
 
 
+def test_a_log_is_not_opened_in_a_generation_that_was_dropped(store, connect):
+    """A daemon that was idle meanwhile is told that another one is live."""
+    old = store.generation
+    replaced(connect, Rules())
+    with closing(Generations(connect)) as generations:
+        generations.drop(old)
+    with pytest.raises(ReplacedError):
+        store.open_logs(["/logs/new.log"])
+
+
+def test_what_is_written_to_a_replay_ends_with_it(store, connect):
+    """A generation that was dropped, or became live, is not written to by who made it."""
+    with closing(Store(connect)) as other, closing(Generations(connect)) as generations:
+        new = generations.begin(Rules(), {}, other.identity)
+        other.bind(new, Rules())
+        log = other.open_logs(["/logs/app.log"])["/logs/app.log"]
+        other.commit(a_commit(log.log_id), {})
+        generations.drop(new)
+        with pytest.raises(CheckpointMovedError, match="dropped"):
+            other.commit(a_commit(log.log_id, 100, 200), {})
+        with pytest.raises(CheckpointMovedError, match="dropped"):
+            other.bind(new, Rules())
+        assert other.generations() == [store.generation]
+    assert everything(connect)["hourly_report"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ("SET contract_version = 99", SettingsError, "contract version 99.*replay"),
+        ("SET state = 'kept'", StoreError, "no report is live"),
+    ],
+)
+def test_a_report_that_cannot_be_gone_on_with_is_told(store, connect, change, error, words):
+    """One of another version, or none that is live."""
+    with connect() as connection:
+        connection.execute(f"UPDATE generations {change}")
+    with pytest.raises(error, match=words):
+        store.take_over()
+
+
+def test_the_first_place_to_read_an_hour_from_is_kept(store, log, connect):
+    """One for each hour of event time: offset and watermark, and the lines ahead before it."""
+    hour, minute = 3_600_000_000, 60_000_000
+    offset = 0
+    for mark, start, ahead in (
+        (None, 0, ()),
+        (5 * hour + minute, 100, (20, 100, 130)),
+        (5 * hour + 2 * minute, 200, ()),
+        (7 * hour, 300, (20,)),
+    ):
+        (one,) = a_commit(log.log_id, offset, offset := offset + 400).logs
+        checkpoint = one.checkpoint._replace(
+            rebuild_from=start, rebuild_watermark=mark, ahead_offsets=ahead
+        )
+        store.commit(Commit((), (replace(one, checkpoint=checkpoint),)), {})
+    with connect() as connection:
+        found = connection.execute(
+            "SELECT extract(epoch FROM hour)::int / 3600, byte_offset, ahead_offsets, "
+            "extract(epoch FROM watermark)::bigint * 1000000 FROM hour_offsets ORDER BY hour"
+        ).fetchall()
+    assert found == [(5, 100, [20], 5 * hour + minute), (7, 300, [20], 7 * hour)]
+
+
 def test_a_vanished_checkpoint_is_reported_as_such(store, log, connect):
     """A database that was put back: a stale batch finds nothing to move."""
     with connect() as connection:
@@ -379,3 +444,10 @@ def test_a_log_that_cannot_exist_in_the_table_is_not_a_wrong_row(connect):
                 "INSERT INTO checkpoints (generation, path, rebuild_from, committed_by) "
                 "VALUES (1, 'x', 1, 'y')"
             )
+
+
+def test_rules_are_told_in_words():
+    """As `generations` lists them."""
+    assert rules_in_words(Rules()) == (
+        "attribution_window 0:30:00, allowed_lateness 0:10:00, timezone UTC, max_line_bytes 1048576"
+    )
