@@ -15,10 +15,12 @@ import pytest
 from core_helpers import (
     CLICK,
     DAY,
+    EPOCH,
     HOUR,
     MINUTE,
     PAGE_LOAD,
     YEAR,
+    MemoryLog,
     Run,
     event,
     log_of,
@@ -28,8 +30,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import event_of, on_time, report
 
+from processor.core.fold import Fold
 from processor.core.machine import NEW_VISIT, click, load_page
-from processor.core.model import MINUTE_US, Rules
+from processor.core.model import HOUR_US, MINUTE_US, Rules
 
 BLOCK_BYTES = 1 << 12
 NOISE = [
@@ -313,3 +316,41 @@ def test_the_logs_that_are_written_hold_what_they_are_meant_to():
     assert run.ledger()["duplicate", ""] > 10
     assert sum(map(sum, run.table().values())) > 100
     assert len(log_of(NOISE)) > BLOCK_BYTES
+
+
+def counted_from(run, checkpoint):
+    """Return the table of a log counted from one of the places that are kept for its hours."""
+    start = checkpoint._replace(
+        byte_offset=checkpoint.rebuild_from, watermark=checkpoint.rebuild_watermark
+    )
+    fold = Fold(run.rules)
+    state = fold.open(1, start)
+    reader = MemoryLog(run.logs[1], start.rebuild_from, run.block_bytes)
+    for offset in start.ahead_offsets:
+        if offset < start.rebuild_from:
+            fold.recall(state, offset, run.decode(reader.line_at(offset)))
+    counted = Run(rules=run.rules)
+    while chunk := reader.read(7):
+        fold.fold(state, chunk, run.decode(chunk))
+        counted.commits.append(fold.cut())
+    return counted.table()
+
+
+@given(rules, logs, seeds)
+@settings(max_examples=150, deadline=None)
+def test_hours_can_be_counted_from_the_place_that_is_kept_for_them(rules, log, rng):
+    """From each checkpoint's `rebuild_from` on, the hours a window after its watermark are whole.
+
+    However often it was restarted before.
+    """
+    run = Run(log, rules=rules, block_bytes=BLOCK_BYTES).anyhow(rng)
+    table = run.table()
+    seen = {commit.checkpoint.rebuild_watermark: commit.checkpoint for commit in run.of_log()}
+    for mark, checkpoint in seen.items():
+        if mark is not None:
+            first = (mark + rules.attribution_window_us) // HOUR_US + 1
+            hour = f"{EPOCH + timedelta(hours=first):%Y-%m-%dT%H:00:00Z}"
+            found = counted_from(run, checkpoint)
+            assert {key: row for key, row in found.items() if key[1] >= hour} == {
+                key: row for key, row in table.items() if key[1] >= hour
+            }
