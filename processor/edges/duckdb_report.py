@@ -80,7 +80,7 @@ _TWISTED: Final = "|".join(
 quote, so what looks like a key is one."""
 
 _TIME: Final = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d"
-_AMERICAN: Final = rf"\d\d/\d\d/\d{{4}}, {_TIME}"
+_AMERICAN: Final = rf"\d\d/\d\d/[12]\d{{3}}, {_TIME}"
 _ISO_8601: Final = rf"[12]\d{{3}}-\d\d-\d\d[T ]{_TIME}(?:\.\d{{1,6}})?"
 _OFFSET: Final = r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
 
@@ -292,7 +292,7 @@ class _Report:
         for log in logs:
             lateness = _Lateness(self._rules.allowed_lateness_us)
             for block in _blocks(log):
-                self._read(block)
+                self.read(block)
                 self._update(_REFUSE, ((line,) for line in self._refused(lateness)))
                 self._database.execute(_KEEP, {"hour": HOUR_US})
         window = {"window": self._rules.attribution_window_us}
@@ -300,7 +300,7 @@ class _Report:
         while some := rows.fetchmany(_ROWS_AT_ONCE):
             yield from map(Increment._make, some)
 
-    def _read(self, block: Sequence[Chunk]) -> None:
+    def read(self, block: Sequence[Chunk]) -> None:
         """Make the table `block`: a row for each line, with `fired_at` if that is an event."""
         with _memory_file(_harmless(chunk.data) for chunk in block) as path:
             self._database.execute(_READ_BLOCK, {**self._reading, "path": path})
