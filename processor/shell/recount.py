@@ -13,6 +13,7 @@ from typing import Final
 
 from processor.core.contract import CONTRACT_VERSION
 from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment, Rules
+from processor.edges.duckdb_report import report_of
 from processor.edges.files import logs_of, size_of
 from processor.edges.generations import Generations
 from processor.edges.history import known_by
@@ -49,12 +50,14 @@ def recounted(
     progress: Progress,
     rules: Rules | None = None,
     engine: Engine = Engine.FOLD,
+    scratch: Path | None = None,
     *,
     only_these: bool = False,
 ) -> Iterator[Changes | None]:
     """Yield how the live report differs from its logs counted again, up to where it has read them.
 
-    By `rules`, or by its own. None if a stop came before the end.
+    By `rules`, and with logs that it does not have yet; or by its own, and just its logs. None if a
+    stop came before the end. DuckDB reads all hours, and uses the folder `scratch`.
 
     Raises:
         ProcessorError: that cannot be known.
@@ -67,11 +70,14 @@ def recounted(
             raise SettingsError("there is no report yet; make one with `processor run LOG...`")
         if rules is None or hours != ALL_HOURS:
             must_agree(live, rules or live.rules)
-        rules = rules or live.rules
         stored = view.logs(live.generation)
         named = named_logs(settings.logs, stored, only_these=only_these)
+        if rules is None:
+            named = [path for path in named if path in stored]
         ends = {path: stored[path].checkpoint.byte_offset for path in named if path in stored}
-        starts = starts_of(view, live, rules, named, hours, accept_loss=settings.accept_loss)
+        by = rules or live.rules
+        read = hours if engine is Engine.FOLD else ALL_HOURS
+        starts = starts_of(view, live, by, named, read, accept_loss=settings.accept_loss)
         logs = {
             path: pinned(path, stored.get(path, _NEW))._replace(log_id=number, checkpoint=start)
             for number, (path, start) in enumerate(starts.items())
@@ -80,7 +86,11 @@ def recounted(
         def add(increments: Sequence[Increment]) -> None:
             view.recount(live.generation, increments)
 
-        recount(settings, rules, logs, ends, hours, add, stop, progress)
+        if engine is Engine.FOLD:
+            recount(settings, by, logs, ends, hours, add, stop, progress)
+        else:
+            report = report_of(_chunks(logs, ends, by, stop, progress), by, scratch)
+            add([row for row in report if _is_in(row.hour, hours)])
         yield None if stop.requested else view.changes(live, hours=hours)
 
 
@@ -225,11 +235,25 @@ def _is_in(hour: int, hours: Hours) -> bool:
 _NEW: Final = StoredLog(0, Checkpoint(), [], [])
 
 
-def _chunks(path: Path, log: StoredLog, end: int, rules: Rules) -> Iterator[Chunk]:
-    """Yield the lines of a log up to an offset."""
-    reader = LogReader(path, log.checkpoint.byte_offset, log.files, 0, rules.max_line_bytes)
-    try:
-        while chunk := reader.read(end=end):
-            yield chunk
-    finally:
-        reader.close()
+def _chunks(
+    logs: Mapping[Path, StoredLog],
+    ends: Mapping[Path, int],
+    rules: Rules,
+    stop: Stop,
+    progress: Progress,
+) -> Iterator[Iterator[Chunk]]:
+    """Yield the lines of each log up to its end, all at once, one log after the other."""
+    in_all, before = sum(ends.values()), 0
+
+    def chunks(path: Path, log: StoredLog) -> Iterator[Chunk]:
+        reader = LogReader(path, log.checkpoint.byte_offset, log.files, 0, rules.max_line_bytes)
+        try:
+            while not stop.requested and (chunk := reader.read(end=ends[path])):
+                progress(before + chunk.end, in_all)
+                yield chunk
+        finally:
+            reader.close()
+
+    for path, log in logs.items():
+        yield chunks(path, log)
+        before += ends[path]

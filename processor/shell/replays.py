@@ -208,7 +208,9 @@ def verify(
         asked_to_stop() as stop,
         _opened(database_url, checkpoints) as (_, generations),
         progress_bar(has_end=True) as tell,
-        recounted(generations, settings, hours, stop, tell, engine=engine) as changes,
+        recounted(
+            generations, settings, hours, stop, tell, engine=engine, scratch=checkpoints
+        ) as changes,
     ):
         differ = _write(changes, format_, output)
     if differ:
