@@ -95,23 +95,27 @@ def defaults(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
     except ValueError as error:
         raise SettingsError(f"{path}: is not TOML: {error}") from error
     commands = context.command.commands  # type: ignore[attr-defined]
-    # Settings are named as options are, with underscores; click names some parameters otherwise.
-    options: dict[str, dict[str, str]] = {
-        name: {_setting_name(parameter): parameter.name for parameter in command.params}
-        for name, command in commands.items()
-    }
-    tables = {name: values.pop(name) for name in options if isinstance(values.get(name), dict)}
-    _check(path, values, set().union(*options.values()))
+    tables = {name: values.pop(name) for name in commands if isinstance(values.get(name), dict)}
+    _check(path, values, set().union(*map(_known_to, commands.values())))
     for name, table in tables.items():
-        _check(path, table, set(options[name]))
+        _check(path, table, _known_to(commands[name]))
     return {
-        name: {
-            known[key]: value
-            for key, value in (values | tables.get(name, {})).items()
-            if key in known
-        }
-        for name, known in options.items()
+        name: _chosen(command, values | tables.get(name, {})) for name, command in commands.items()
     }
+
+
+def _chosen(command: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what of the settings a command has an option for, and each command below it."""
+    # Settings are named as options are, with underscores; click names some parameters otherwise.
+    options = {_setting_name(parameter): parameter.name for parameter in command.params}
+    chosen = {options[key]: value for key, value in values.items() if key in options}
+    below = getattr(command, "commands", {})
+    return chosen | {name: _chosen(below[name], values) for name in below}
+
+
+def _known_to(command: Any) -> set[str]:
+    below = getattr(command, "commands", {}).values()
+    return {*map(_setting_name, command.params)}.union(*map(_known_to, below))
 
 
 def _check(path: Path, table: dict[str, Any], known: set[str]) -> None:

@@ -487,3 +487,15 @@ def test_examples_are_what_their_command_makes(tmp_path):
     )
     for name in ("report.csv", "report.json"):
         assert (tmp_path / name).read_text() == (PROJECT / "examples" / name).read_text()
+
+
+def test_a_settings_file_reaches_the_commands_below_a_command(command, make_log, tmp_path):
+    """`generations drop` acts on the database that the file names."""
+    command("run", "--once", make_log(events=50))
+    url = command.environment.pop("PROCESSOR_DATABASE_URL")
+    (tmp_path / "settings.toml").write_text(f"database_url = {json.dumps(url)}\n")
+    refused = command("--config", "settings.toml", "generations", "drop", 1, exit_code=2)
+    assert "generation 1 is live" in refused.stderr
+    (tmp_path / "settings.toml").write_text("[generations]\nolder_than = '1d'\n")
+    refused = command("--config", "settings.toml", "generations", exit_code=2)
+    assert "no option is called older_than" in refused.stderr

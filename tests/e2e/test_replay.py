@@ -20,7 +20,7 @@ from oracle import ISO_HOUR, lines_of, report
 
 from processor.shell.generate import START, LogShape, generate
 
-ENGINES = ["fold"]
+ENGINES = ["fold", "duckdb"]
 """What `verify` counts with."""
 
 OTHER = ("--allowed-lateness", "4h", "--attribution-window", "60s")
