@@ -335,6 +335,20 @@ def test_a_second_replay_at_once_is_told_of_the_first(command, db, tmp_path):
     assert table(db) == report(lines_of(log), **OTHER_RULES)
 
 
+def test_a_replay_whose_generation_is_dropped_ends(command, db, tmp_path):
+    """In words, with exit code 3; the live report is as it was."""
+    log = append(tmp_path / "app.log", messy(events=3_000))
+    command("run", "--once", log)
+    with slowed(db, 0.2):
+        replay = replaying(command, db, log, *OTHER)
+        command("generations", "drop", progress(db)[0])
+    _, err = replay.communicate(timeout=30)
+    assert replay.returncode == 3, err
+    assert "was dropped" in err
+    assert states(command) == {1: "live"}
+    assert table(db) == report(lines_of(log))
+
+
 @pytest.mark.parametrize("part", [(), ("--from", "2022-01-01T02:00")])
 def test_a_signal_ends_a_replay(command, db, tmp_path, part):
     """Within five seconds, with code 0; what is live is as it was, and the replay can go on."""
@@ -413,18 +427,19 @@ def test_a_kept_generation_is_switched_to_again(command, db, tmp_path):
     command("run", "--once", log)
     command("replay", log, *OTHER)
     append(log, lines[1_000:1_600])
-    command("run", "--once", log, *OTHER)
-    read = lines_of(log)
+    new = append(tmp_path / "new.log", messy(seed=1, events=500))
+    command("run", "--once", log, new, *OTHER)
+    read = lines_of(log), lines_of(new)
     append(log, lines[1_600:])
     told = command("generations", "switch", 1, "--format", "json")
-    assert table(db) == report(read)
-    assert shown(told.stdout) == differing(report(read, **OTHER_RULES), report(read))
-    assert committed(told) == 600
+    assert table(db) == report(*read)
+    assert shown(told.stdout) == differing(report(*read, **OTHER_RULES), report(*read))
+    assert committed(told) == 600 + 500
     assert states(command) == {1: "live", 2: "kept"}
     assert "replay" in command("run", "--once", log, *OTHER, exit_code=2).stderr
-    command("run", "--once", log)
-    assert table(db) == report(lines_of(log))
-    assert command.ledger()["lines"] == len(lines)
+    command("run", "--once", log, new)
+    assert table(db) == report(lines_of(log), lines_of(new))
+    assert [one["lines"] for one in command.status()] == [len(lines), 500]
 
 
 def verify(command, log, engine, exit_code=0):
@@ -747,7 +762,7 @@ def test_a_line_that_was_ahead_in_what_is_gone_is_told_of(command, db, tmp_path)
 
 def age(hour):
     """Return how long ago an hour of the first day was, as an option says it."""
-    then = START + timedelta(hours=hour)
+    then = START + timedelta(hours=hour, minutes=5)
     return f"{(datetime.now(UTC) - then).total_seconds():.0f}s"
 
 
