@@ -18,6 +18,7 @@ import pytest
 from conftest import PROJECT, wait_until
 from oracle import ISO_HOUR, lines_of, report
 
+from processor.core.contract import CLICK, PAGE_LOAD
 from processor.shell.generate import START, LogShape, generate
 
 ENGINES = ["fold"]
@@ -37,6 +38,7 @@ TABLES = (
     "log_files",
     "hour_offsets",
 )
+FIRED_AT = re.compile(r'"fired_at":"[^"]*"')
 OF_LOGS = "FROM {} JOIN checkpoints USING (log_id) WHERE generation = %s"
 
 
@@ -631,43 +633,51 @@ def damaged(counted, hours, extra=1_000):
     }
 
 
-def wild(lines):
-    """Have some lines fire hours too early, by a clock that is ahead, and come again in time."""
+def wild(lines, clicks_after):
+    """Have some lines fire hours too early, by a clock that is ahead, and come again in time.
+
+    And some page loads clicked when so many more lines were written.
+    """
     for number, line in enumerate(lines):
         yield line
         ahead = number + len(lines) // 3
         if number % 50 == 0 and ahead < len(lines) and "fired_at" in lines[ahead]:
             yield lines[ahead]
+        loaded = lines[number - clicks_after] if number > clicks_after else ""
+        if number % 7 == 0 and "PageLoad" in loaded and (now := FIRED_AT.search(line)):
+            yield FIRED_AT.sub(now[0].replace("\\", r"\\"), loaded).replace(PAGE_LOAD, CLICK)
 
 
 @pytest.mark.parametrize("batch_lines", [40, 700])
 def test_only_the_hours_that_are_asked_for_are_made_anew(command, db, tmp_path, batch_lines):
     """Of several logs, with visits across the borders, late lines and lines ahead of time."""
-    lines = list(wild(messy(events=4_000, hours=10, customers=3, users=30)))
+    lines = messy(events=4_000, hours=10, customers=3, users=30)
+    lines = list(wild(lines, clicks_after=500))  # 75 minutes
+    rule = ("--attribution-window", "90m")
     logs = [tmp_path / "a.log", tmp_path / "b.log"]
-    first, rest = lines[:3_200], lines[3_200:]
+    first, rest = lines[: len(lines) * 4 // 5], lines[len(lines) * 4 // 5 :]
     for number, log in enumerate(logs):
         append(log, first[number::2])
-    command("run", "--once", *logs, "--batch-lines", batch_lines)
-    right = report(*map(lines_of, logs))
+    command("run", "--once", *logs, *rule, "--batch-lines", batch_lines)
+    right = report(*map(lines_of, logs), window=timedelta(minutes=90))
     assert table(db) == right
     damage(db)
     wrong = set(range(-3, 10))
     for first_hour, end_hour in ((3, 5), (None, 2), (6, 7), (7, None)):
         options = ["--from", at_hour(first_hour)] if first_hour else []
         options += ["--to", at_hour(end_hour)] if end_hour else []
-        told = command("replay", *logs, *options, "--format", "json").stdout
+        options += ["--batch-lines", batch_lines, "--format", "json"]
+        told = command("replay", *logs, *rule, *options).stdout
         before = damaged(right, wrong)
         wrong -= set(range(first_hour or -3, end_hour or 10))
         assert table(db) == damaged(right, wrong)
         assert shown(told) == differing(before, damaged(right, wrong))
-        verified = command("verify", *logs, *options, "--format", "json").stdout
-        assert shown(verified) == {}
+        assert shown(command("verify", *logs, *options).stdout) == {}
     assert wrong == {2, 5}
     for number, log in enumerate(logs):
         append(log, rest[number::2])
-    command("run", "--once", *logs)
-    assert table(db) == damaged(report(*map(lines_of, logs)), wrong)
+    command("run", "--once", *logs, *rule)
+    assert table(db) == damaged(report(*map(lines_of, logs), window=timedelta(minutes=90)), wrong)
     told = command("verify", *logs, "--from", at_hour(1), "--format", "json", exit_code=4).stdout
     assert {hour for _, hour in shown(told)} == {at_hour(2), at_hour(5)}
 
