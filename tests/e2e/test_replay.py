@@ -18,6 +18,7 @@ import pytest
 from conftest import PROJECT, wait_until
 from oracle import ISO_HOUR, lines_of, report
 
+from processor.core.contract import CLICK, PAGE_LOAD
 from processor.shell.generate import START, LogShape, generate
 
 ENGINES = ["fold", "duckdb"]
@@ -37,6 +38,7 @@ TABLES = (
     "log_files",
     "hour_offsets",
 )
+FIRED_AT = re.compile(r'"fired_at":"[^"]*"')
 OF_LOGS = "FROM {} JOIN checkpoints USING (log_id) WHERE generation = %s"
 
 
@@ -335,6 +337,20 @@ def test_a_second_replay_at_once_is_told_of_the_first(command, db, tmp_path):
     assert table(db) == report(lines_of(log), **OTHER_RULES)
 
 
+def test_a_replay_whose_generation_is_dropped_ends(command, db, tmp_path):
+    """In words, with exit code 3; the live report is as it was."""
+    log = append(tmp_path / "app.log", messy(events=3_000))
+    command("run", "--once", log)
+    with slowed(db, 0.2):
+        replay = replaying(command, db, log, *OTHER)
+        command("generations", "drop", progress(db)[0])
+    _, err = replay.communicate(timeout=30)
+    assert replay.returncode == 3, err
+    assert "was dropped" in err
+    assert states(command) == {1: "live"}
+    assert table(db) == report(lines_of(log))
+
+
 @pytest.mark.parametrize("part", [(), ("--from", "2022-01-01T02:00")])
 def test_a_signal_ends_a_replay(command, db, tmp_path, part):
     """Within five seconds, with code 0; what is live is as it was, and the replay can go on."""
@@ -413,18 +429,19 @@ def test_a_kept_generation_is_switched_to_again(command, db, tmp_path):
     command("run", "--once", log)
     command("replay", log, *OTHER)
     append(log, lines[1_000:1_600])
-    command("run", "--once", log, *OTHER)
-    read = lines_of(log)
+    new = append(tmp_path / "new.log", messy(seed=1, events=500))
+    command("run", "--once", log, new, *OTHER)
+    read = lines_of(log), lines_of(new)
     append(log, lines[1_600:])
     told = command("generations", "switch", 1, "--format", "json")
-    assert table(db) == report(read)
-    assert shown(told.stdout) == differing(report(read, **OTHER_RULES), report(read))
-    assert committed(told) == 600
+    assert table(db) == report(*read)
+    assert shown(told.stdout) == differing(report(*read, **OTHER_RULES), report(*read))
+    assert committed(told) == 600 + 500
     assert states(command) == {1: "live", 2: "kept"}
     assert "replay" in command("run", "--once", log, *OTHER, exit_code=2).stderr
-    command("run", "--once", log)
-    assert table(db) == report(lines_of(log))
-    assert command.ledger()["lines"] == len(lines)
+    command("run", "--once", log, new)
+    assert table(db) == report(lines_of(log), lines_of(new))
+    assert [one["lines"] for one in command.status()] == [len(lines), 500]
 
 
 def verify(command, log, engine, exit_code=0):
@@ -616,43 +633,51 @@ def damaged(counted, hours, extra=1_000):
     }
 
 
-def wild(lines):
-    """Have some lines fire hours too early, by a clock that is ahead, and come again in time."""
+def wild(lines, clicks_after):
+    """Have some lines fire hours too early, by a clock that is ahead, and come again in time.
+
+    And some page loads clicked when so many more lines were written.
+    """
     for number, line in enumerate(lines):
         yield line
         ahead = number + len(lines) // 3
         if number % 50 == 0 and ahead < len(lines) and "fired_at" in lines[ahead]:
             yield lines[ahead]
+        loaded = lines[number - clicks_after] if number > clicks_after else ""
+        if number % 7 == 0 and "PageLoad" in loaded and (now := FIRED_AT.search(line)):
+            yield FIRED_AT.sub(now[0].replace("\\", r"\\"), loaded).replace(PAGE_LOAD, CLICK)
 
 
 @pytest.mark.parametrize("batch_lines", [40, 700])
 def test_only_the_hours_that_are_asked_for_are_made_anew(command, db, tmp_path, batch_lines):
     """Of several logs, with visits across the borders, late lines and lines ahead of time."""
-    lines = list(wild(messy(events=4_000, hours=10, customers=3, users=30)))
+    lines = messy(events=4_000, hours=10, customers=3, users=30)
+    lines = list(wild(lines, clicks_after=500))  # 75 minutes
+    rule = ("--attribution-window", "90m")
     logs = [tmp_path / "a.log", tmp_path / "b.log"]
-    first, rest = lines[:3_200], lines[3_200:]
+    first, rest = lines[: len(lines) * 4 // 5], lines[len(lines) * 4 // 5 :]
     for number, log in enumerate(logs):
         append(log, first[number::2])
-    command("run", "--once", *logs, "--batch-lines", batch_lines)
-    right = report(*map(lines_of, logs))
+    command("run", "--once", *logs, *rule, "--batch-lines", batch_lines)
+    right = report(*map(lines_of, logs), window=timedelta(minutes=90))
     assert table(db) == right
     damage(db)
     wrong = set(range(-3, 10))
     for first_hour, end_hour in ((3, 5), (None, 2), (6, 7), (7, None)):
         options = ["--from", at_hour(first_hour)] if first_hour else []
         options += ["--to", at_hour(end_hour)] if end_hour else []
-        told = command("replay", *logs, *options, "--format", "json").stdout
+        options += ["--batch-lines", batch_lines, "--format", "json"]
+        told = command("replay", *logs, *rule, *options).stdout
         before = damaged(right, wrong)
         wrong -= set(range(first_hour or -3, end_hour or 10))
         assert table(db) == damaged(right, wrong)
         assert shown(told) == differing(before, damaged(right, wrong))
-        verified = command("verify", *logs, *options, "--format", "json").stdout
-        assert shown(verified) == {}
+        assert shown(command("verify", *logs, *options).stdout) == {}
     assert wrong == {2, 5}
     for number, log in enumerate(logs):
         append(log, rest[number::2])
-    command("run", "--once", *logs)
-    assert table(db) == damaged(report(*map(lines_of, logs)), wrong)
+    command("run", "--once", *logs, *rule)
+    assert table(db) == damaged(report(*map(lines_of, logs), window=timedelta(minutes=90)), wrong)
     told = command("verify", *logs, "--from", at_hour(1), "--format", "json", exit_code=4).stdout
     assert {hour for _, hour in shown(told)} == {at_hour(2), at_hour(5)}
 
@@ -747,7 +772,7 @@ def test_a_line_that_was_ahead_in_what_is_gone_is_told_of(command, db, tmp_path)
 
 def age(hour):
     """Return how long ago an hour of the first day was, as an option says it."""
-    then = START + timedelta(hours=hour)
+    then = START + timedelta(hours=hour, minutes=5)
     return f"{(datetime.now(UTC) - then).total_seconds():.0f}s"
 
 
