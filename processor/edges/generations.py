@@ -187,9 +187,9 @@ class Generations:
 
     @contextmanager
     def view(self) -> Iterator[View]:
-        """Look at one state, for as long as it takes."""
-        with closing(Session(self._connect)) as session, session.transaction() as connection:
-            connection.execute(_ONE_STATE)
+        """Look at one state, for as long as it takes; there is nothing to commit in the end."""
+        with closing(Session(self._connect)) as session, session.connection() as connection:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             connection.execute(_FOR_LONG)
             yield View(connection)
 

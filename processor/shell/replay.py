@@ -218,6 +218,7 @@ class Replay:
         self._named: list[Path] = []
         self._look_at = 0.0
         self._changes: Changes | None = None
+        self._view = ExitStack()
         saved = Snapshots(snapshots.of(store.generation), store.rules)
         self._committer = Committer(store, stop, is_patient=False)
         self._folding = Folding(settings, store.rules, stop, saved)
@@ -231,9 +232,9 @@ class Replay:
             ProcessorError: that cannot be; what is live is as it was.
 
         """
-        with ExitStack() as stack:
+        with self._view:
             try:
-                changes = self._run(stack)
+                changes = self._run()
             except DiskFullError as error:
                 raise StoreError(
                     f"{error}; what is live is as it was. Make room, and start this again to go on;"
@@ -244,8 +245,7 @@ class Replay:
                 self._folding.close()
             yield changes
 
-    def _run(self, stack: ExitStack) -> Changes | None:
-        """Return what changed, as long as the stack is open."""
+    def _run(self) -> Changes | None:
         is_saved = False
         when_connected(self._move_on, self._stop)
         while not self._stop.requested:
@@ -258,7 +258,7 @@ class Replay:
                 self._batches.save_snapshot(at_end=True)
                 is_saved = True
             try:
-                if self._is_switched(stack):
+                if self._is_switched():
                     return self._changes
             except ConnectionLostError as error:
                 _log.warning("%s; trying again", error)
@@ -302,7 +302,7 @@ class Replay:
         self._folding.ends = {path: log.checkpoint.byte_offset for path, log in live.items()}
         self._folding.read_on({path: pinned(path, log) for path, log in live.items()})
 
-    def _is_switched(self, stack: ExitStack) -> bool:
+    def _is_switched(self) -> bool:
         """Fold what is left and make it live, if that is little; return whether it is live."""
         with self._generations.held() as held:
             old, new = held.live(), self._store.generation
@@ -316,7 +316,8 @@ class Replay:
             paths = self._named if self._only_these else live
             if not self._committer.finish() or held.is_behind(new, old, paths):
                 return False
-            view = stack.enter_context(self._generations.view())
+            self._view.close()  # of a try before this one
+            view = self._view.enter_context(self._generations.view())
             self._changes = view.changes(view.live, new)
             held.replace(old, new)
         return True

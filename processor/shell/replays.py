@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TextIO
 
 import typer
 
@@ -14,7 +14,7 @@ from processor.edges.generations import Generations
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
 from processor.edges.view import ALL_HOURS, Changes, Hours
-from processor.errors import ExitCode, SettingsError
+from processor.errors import ExitCode, ProcessorError, SettingsError, StoreError
 from processor.shell.changes import ChangesFormat, write_changes, write_generations
 from processor.shell.options import (
     CORES,
@@ -135,6 +135,7 @@ def replay(
         raise SettingsError("--only-these: goes with a replay of all hours, not of some")
     with (
         asked_to_stop() as stop,
+        output_to(output) as out,
         _opened(database_url, checkpoints) as (store, generations),
         progress_bar(has_end=True) as tell,
     ):
@@ -142,16 +143,20 @@ def replay(
             with recounted(
                 generations, settings, hours, stop, tell, settings.rules, only_these=only_these
             ) as changes:
-                _write(changes, format_, output)
+                _write(changes, format_, out)
             return
         snapshots = snapshots_at(database_url, checkpoints)
         with replayed(
             store, generations, settings, hours, stop, tell, snapshots, only_these=only_these
         ) as changes:
-            if changes is not None:
-                generations.keep(keep)
-                _keep_snapshots(generations, snapshots)
-            _write(changes, format_, output)
+            try:
+                _write(changes, format_, out)
+            except StoreError as error:
+                raise StoreError(
+                    f"{error}; it was switched, but what changed is not known"
+                ) from error
+        generations.keep(keep)
+        _keep_snapshots(generations, snapshots)
 
 
 @app.command()
@@ -205,14 +210,17 @@ def verify(
     )
     hours = _hours(from_, to)
     with (
-        asked_to_stop() as stop,
+        asked_to_stop(ExitCode.FAILED) as stop,
+        output_to(output) as out,
         _opened(database_url, checkpoints) as (_, generations),
         progress_bar(has_end=True) as tell,
         recounted(
             generations, settings, hours, stop, tell, engine=engine, scratch=checkpoints
         ) as changes,
     ):
-        differ = _write(changes, format_, output)
+        if changes is None:
+            raise ProcessorError("stopped before all was counted; whether it is equal is not known")
+        differ = write_changes(changes, format_, out)
     if differ:
         raise typer.Exit(ExitCode.DIFFERS)
 
@@ -281,8 +289,11 @@ def switch(
         )
         store.bind(generation, found.rules)
         snapshots = snapshots_at(database_url, checkpoints)
-        with Replay(store, all_, settings, stop, tell, snapshots).run() as changes:
-            _write(changes, format_, None)
+        with (
+            output_to() as out,
+            Replay(store, all_, settings, stop, tell, snapshots).run() as changes,
+        ):
+            _write(changes, format_, out)
 
 
 @app.command()
@@ -330,13 +341,12 @@ def _opened(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Generat
         yield store, generations
 
 
-def _write(changes: Changes | None, format_: ChangesFormat, output: Path | None) -> int:
-    """Write what differs, if that became known; return how many rows do."""
+def _write(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None:
+    """Write what differs; end here if that did not become known."""
     if changes is None:
         _log.info("stopped before it was done; what is live is as it was")
-        return 0
-    with output_to(output) as out:
-        return write_changes(changes, format_, out)
+        raise typer.Exit(ExitCode.DONE)
+    write_changes(changes, format_, out)
 
 
 def _keep_snapshots(generations: Generations, snapshots: SnapshotFiles) -> None:

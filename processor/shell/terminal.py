@@ -45,11 +45,11 @@ def spool_stdin(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def asked_to_stop() -> Iterator[Stop]:
+def asked_to_stop(exit_code: ExitCode = ExitCode.DONE) -> Iterator[Stop]:
     """Let the first SIGTERM or SIGINT ask for a stop, and the second end the process at once.
 
-    A stop that takes too long, because the database holds a statement up, is cut short: what was
-    not committed is folded again by the next run.
+    A stop that takes too long, because the database holds a statement up, is cut short with the
+    exit code: what was not committed is folded again by the next run.
     """
     stop = Stop()
 
@@ -60,7 +60,7 @@ def asked_to_stop() -> Iterator[Stop]:
         signal.setitimer(signal.ITIMER_REAL, _FORCED_STOP_SECONDS)
 
     def cut_short(_number: int, _frame: object) -> None:
-        os._exit(ExitCode.DONE)
+        os._exit(exit_code)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
@@ -122,6 +122,9 @@ def output_to(path: Path | None = None, *, append: bool = False) -> Iterator[Tex
         part.rename(path)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        if not append:
+            part.unlink(missing_ok=True)
 
 
 def exit_on_sigterm() -> None:
