@@ -14,6 +14,8 @@ CREATE TABLE generations (
     end_hour              timestamptz,
     is_filled             boolean     NOT NULL DEFAULT true,
     copied_from           bigint,
+    accepts_loss          boolean     NOT NULL DEFAULT false,
+    made_by               text,
     counts_from           timestamptz,
     begun_at              timestamptz NOT NULL DEFAULT now(),
     live_from             timestamptz,
@@ -32,6 +34,10 @@ COMMENT ON COLUMN generations.is_filled IS
     'False while the hours that are made anew are missing.';
 COMMENT ON COLUMN generations.copied_from IS
     'The generation that the other hours are a copy of, until this one has taken its place.';
+COMMENT ON COLUMN generations.accepts_loss IS
+    'Whether it was begun without what was in no file any more.';
+COMMENT ON COLUMN generations.made_by IS
+    'The replay that makes it, or made it: host, process id, and a token of that run.';
 COMMENT ON COLUMN generations.counts_from IS
     'Hours before this one were pruned: they are not counted any more.';
 

@@ -33,9 +33,10 @@ HELD_MILLISECONDS: Final = 900
 _COPY_GENERATION: Final = """
 INSERT INTO generations (
     state, contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes,
-    counts_from, first_hour, end_hour, is_filled, copied_from)
+    counts_from, first_hour, end_hour, is_filled, copied_from, accepts_loss, made_by)
 SELECT 'replay', contract_version, attribution_window_us, allowed_lateness_us, timezone,
-    max_line_bytes, counts_from, %(first)s, %(end)s, false, generation
+    max_line_bytes, counts_from, %(first)s, %(end)s, false, generation,
+    %(accepts_loss)s, %(by)s
 FROM generations WHERE generation = %(old)s
 ON CONFLICT (state) WHERE state <> 'kept' DO NOTHING RETURNING generation"""
 
@@ -77,6 +78,9 @@ INSERT INTO log_files
 SELECT new_id, start_offset, device, inode, name, read_bytes, head, tail, tail_bytes
 FROM log_files JOIN {_SAME_LOGS} USING (log_id)"""
 
+_LOOKS: Final = 3
+_HOLD: Final = """
+SELECT generation FROM generations WHERE state = 'live' FOR NO KEY UPDATE"""
 _KEEP_LIVE: Final = """
 UPDATE generations SET state = 'kept', live_until = now()
 WHERE generation = %(old)s AND state = 'live'"""
@@ -85,8 +89,10 @@ UPDATE generations SET state = 'live', live_from = now(), live_until = NULL, cop
 WHERE generation = %(new)s AND state <> 'live'
     AND (copied_from IS NULL OR copied_from = %(old)s)"""
 _INHERIT: Final = """
-UPDATE generations SET counts_from = live.counts_from
-FROM generations live WHERE generations.generation = %s AND live.state = 'live'"""
+UPDATE generations SET accepts_loss = %s, made_by = %s,
+    counts_from = (SELECT counts_from FROM generations WHERE state = 'live')
+WHERE generation = %s"""
+_CLAIM: Final = "UPDATE generations SET made_by = %s WHERE generation = %s"
 _BEGIN_LOG: Final = """
 INSERT INTO checkpoints
     (generation, path, byte_offset, watermark, rebuild_from, rebuild_watermark, committed_by)
@@ -133,36 +139,30 @@ class Pruned(NamedTuple):
 
 
 class Held(NamedTuple):
-    """The live generation while nobody commits to it."""
+    """The generation that is live, while nobody commits to it."""
 
     connection: psycopg.Connection
+    live: int | None
 
-    def live(self) -> int | None:
-        """Return which generation is live."""
-        row = self.connection.execute(
-            "SELECT generation FROM generations WHERE state = 'live'"
-        ).fetchone()
-        return row[0] if row else None
+    def logs(self) -> dict[Path, StoredLog]:
+        """Return its logs, by path."""
+        return {} if self.live is None else logs_of(self.connection, self.live)
 
-    def logs(self, generation: int | None) -> dict[Path, StoredLog]:
-        """Return the logs of a generation, by path."""
-        return {} if generation is None else logs_of(self.connection, generation)
-
-    def is_behind(self, generation: int, old: int | None, paths: Collection[Path]) -> bool:
-        """Whether a generation has not yet all that another one has of the logs at `paths`."""
-        values = {"new": generation, "old": old, "paths": list(map(str, paths))}
+    def is_behind(self, generation: int, paths: Collection[Path]) -> bool:
+        """Whether a generation has not yet all that the live one has of the logs at `paths`."""
+        values = {"new": generation, "old": self.live, "paths": list(map(str, paths))}
         return self.connection.execute(_BEHIND, values).fetchone() != (0,)
 
-    def replace(self, old: int | None, new: int) -> None:
+    def replace(self, new: int) -> None:
         """Put a generation in the place of the one that is live.
 
         Raises:
             CheckpointMovedError: that is not live any more, or the new one was dropped.
 
         """
-        both = {"old": old, "new": new}
+        both = {"old": self.live, "new": new}
         for condition, statement in (
-            (old is not None, _KEEP_LIVE),
+            (self.live is not None, _KEEP_LIVE),
             (True, _MAKE_LIVE),
         ):
             if condition and self.connection.execute(statement, both).rowcount != 1:
@@ -201,10 +201,19 @@ class Generations:
         """
         with self._session.transaction() as connection:
             connection.execute(_FOR_SHORT)
-            connection.execute("SELECT FROM generations WHERE state = 'live' FOR NO KEY UPDATE")
-            yield Held(connection)
+            for _ in range(_LOOKS):  # none is seen if another one became live while this waited
+                if row := connection.execute(_HOLD).fetchone():
+                    break
+            yield Held(connection, row[0] if row else None)
 
-    def begin(self, rules: Rules, starts: Mapping[Path, Checkpoint], by: str) -> int:
+    def begin(
+        self,
+        rules: Rules,
+        starts: Mapping[Path, Checkpoint],
+        by: str,
+        *,
+        accepts_loss: bool = False,
+    ) -> int:
         """Make a generation for a replay; its logs begin at offset zero, or where `starts` says.
 
         Raises:
@@ -216,13 +225,13 @@ class Generations:
                 NEW_GENERATION, ("replay", *rules_row(rules), "replay")
             ).fetchone()
             generation = _begun(row)
-            connection.execute(_INHERIT, (generation,))
+            connection.execute(_INHERIT, (accepts_loss, by, generation))
             for path, start in starts.items():
                 at = start.byte_offset, timestamp_of(start.watermark)
                 connection.execute(_BEGIN_LOG, (generation, str(path), *at, *at, by))
         return generation
 
-    def begin_copy(self, old: int, hours: Hours) -> int:
+    def begin_copy(self, old: int, hours: Hours, by: str, *, accepts_loss: bool = False) -> int:
         """Make a generation for a replay that is a copy of another one, but for some hours.
 
         Raises:
@@ -231,12 +240,17 @@ class Generations:
         """
         with self._session.transaction() as connection:
             connection.execute(_ONE_STATE)
-            values = {"old": old, **hours._asdict()}
+            values = {"old": old, "by": by, "accepts_loss": accepts_loss, **hours._asdict()}
             generation = _begun(connection.execute(_COPY_GENERATION, values).fetchone())
             for statement in _COPIES:
                 connection.execute(statement, values | {"new": generation})
             connection.execute(_COPY_FILES, values | {"new": generation})
         return generation
+
+    def claim(self, generation: int, by: str) -> None:
+        """Note who goes on with a generation."""
+        with self._session.transaction() as connection:
+            connection.execute(_CLAIM, (by, generation))
 
     def fill(self, generation: int, increments: Sequence[Increment], *, is_whole: bool) -> None:
         """Add increments to the hours that a copy is without; `is_whole` once these are all."""
@@ -244,7 +258,7 @@ class Generations:
             add_counts(connection, "hourly_counts", generation, increments)
             connection.execute(_FILLED, (is_whole, generation))
 
-    def drop(self, generation: int) -> None:
+    def drop(self, generation: int, *, missing_ok: bool = False) -> None:
         """Drop a generation that is not live, and all that belongs to it.
 
         Raises:
@@ -258,6 +272,8 @@ class Generations:
                 "SELECT state FROM generations WHERE generation = %s FOR UPDATE", (generation,)
             ).fetchone()
             if row is None:
+                if missing_ok:
+                    return
                 raise SettingsError(f"there is no generation {generation}")
             if row == ("live",):
                 raise SettingsError(
@@ -273,7 +289,7 @@ class Generations:
         kept.sort(key=lambda g: (g.live_until is not None, g.live_until), reverse=True)
         dropped = [generation.generation for generation in kept[most:]]
         for generation in dropped:
-            self.drop(generation)
+            self.drop(generation, missing_ok=True)
         return dropped
 
     def prune(self, before: datetime, *, hours: bool) -> Pruned:
@@ -285,7 +301,7 @@ class Generations:
             live, old = view.live, [g.generation for g in view.generations if g.is_older(before)]
             limit = _prunable(live, view.logs(live.generation), before) if live and hours else None
         for generation in old:
-            self.drop(generation)
+            self.drop(generation, missing_ok=True)
         with self._session.connection() as connection:
             letters = connection.execute(_PRUNE_DEAD_LETTERS, (before,)).rowcount
             rows = 0

@@ -46,10 +46,11 @@ class SnapshotFiles(NamedTuple):
 
     def keep_only(self, generations: Collection[int]) -> None:
         """Remove the snapshots of generations that are no more: they hold ids of users."""
-        kept = {self.of(generation) for generation in generations}
+        kept = [self.of(generation).name for generation in generations]
         for path in self.base.parent.glob(f"{self.base.name}*"):
-            if path not in kept and path.suffix != ".tmp":
-                path.unlink(missing_ok=True)
+            if not any(path.name == name or path.name.startswith(f"{name}.") for name in kept):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
 
 
 class LogTrace(NamedTuple):

@@ -11,13 +11,13 @@ from typing import Any, Final, LiteralString, NamedTuple
 import psycopg
 
 from processor.core.model import Checkpoint, Increment, Rules
-from processor.edges.store import StoredLog, add_counts, read_logs
+from processor.edges.store import StoredLog, add_counts, read_logs, timestamp_of
 
 _ALL: Final = """
 SELECT g.generation, state, contract_version, commits, first_hour, end_hour, is_filled,
-    copied_from, counts_from, begun_at, live_from, live_until,
+    copied_from, accepts_loss, made_by, counts_from, begun_at, live_from, live_until,
     attribution_window_us, allowed_lateness_us, timezone, max_line_bytes, coalesce(sum(lines), 0),
-    max(committed_at), (array_agg(committed_by ORDER BY committed_at DESC))[1],
+    max(committed_at),
     coalesce(array_agg(path) FILTER (WHERE path IS NOT NULL), '{}')
 FROM generations g LEFT JOIN checkpoints USING (generation)
 GROUP BY generation ORDER BY generation"""
@@ -30,13 +30,14 @@ _SEEK: Final = """
 SELECT DISTINCT ON (path) path, h.byte_offset,
     (extract(epoch FROM h.watermark) * 1000000)::bigint, h.ahead_offsets
 FROM hour_offsets h JOIN checkpoints USING (log_id)
-WHERE generation = %s AND h.watermark < to_timestamp(%s::bigint / 1000000.0)
+WHERE generation = %s AND h.watermark < %s
 ORDER BY path, h.watermark DESC, h.byte_offset DESC"""
 
 _READABLE: Final = """
 SELECT (extract(epoch FROM min(h.watermark)) * 1000000)::bigint
 FROM hour_offsets h JOIN checkpoints USING (log_id)
-WHERE generation = %s AND path = %s AND h.byte_offset >= %s"""
+WHERE generation = %(generation)s AND path = %(path)s AND h.byte_offset >= %(offset)s
+    AND NOT EXISTS (SELECT FROM unnest(h.ahead_offsets) ahead WHERE ahead < %(offset)s)"""
 
 _RECOUNTED: Final = """
 CREATE TEMPORARY TABLE recounted (LIKE hourly_counts INCLUDING ALL) ON COMMIT DROP"""
@@ -92,6 +93,8 @@ class Generation(NamedTuple):
     hours: Hours
     is_filled: bool
     copied_from: int | None
+    accepts_loss: bool
+    made_by: str | None
     counts_from: datetime | None
     begun_at: datetime
     live_from: datetime | None
@@ -99,7 +102,6 @@ class Generation(NamedTuple):
     rules: Rules
     lines: int
     committed_at: datetime | None
-    committed_by: str | None
     paths: list[str]
 
     def is_older(self, before: datetime) -> bool:
@@ -197,12 +199,15 @@ class View:
         """
         return {
             Path(path): Checkpoint(offset, mark, offset, mark, tuple(ahead))
-            for path, offset, mark, ahead in self._connection.execute(_SEEK, (generation, instant))
+            for path, offset, mark, ahead in self._connection.execute(
+                _SEEK, (generation, timestamp_of(instant))
+            )
         }
 
     def readable_after(self, generation: int, path: Path, offset: int) -> int | None:
         """Return the instant after which all can be read again that a log has from an offset on."""
-        row = self._connection.execute(_READABLE, (generation, str(path), offset)).fetchone()
+        values = {"generation": generation, "path": str(path), "offset": offset}
+        row = self._connection.execute(_READABLE, values).fetchone()
         return row[0] if row else None
 
     def recount(self, generation: int, increments: Sequence[Increment]) -> None:
@@ -231,8 +236,8 @@ def logs_of(connection: psycopg.Connection, generation: int) -> dict[Path, Store
 
 def _generation(row: Sequence[Any]) -> Generation:
     number, state, version, commits, first, end, *more = row
-    is_filled, copied_from, counts_from, begun_at, live_from, live_until, *more = more
-    *rules, lines, committed_at, committed_by, paths = more
+    is_filled, copied_from, accepts_loss, made_by, counts_from, begun_at, *more = more
+    live_from, live_until, *rules, lines, committed_at, paths = more
     return Generation(
         number,
         state,
@@ -241,6 +246,8 @@ def _generation(row: Sequence[Any]) -> Generation:
         Hours(first, end),
         is_filled,
         copied_from,
+        accepts_loss,
+        made_by,
         counts_from,
         begun_at,
         live_from,
@@ -248,6 +255,5 @@ def _generation(row: Sequence[Any]) -> Generation:
         Rules(*rules),
         int(lines),
         committed_at,
-        committed_by,
         sorted(paths),
     )

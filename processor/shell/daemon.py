@@ -4,6 +4,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from processor.edges.snapshot import SnapshotFiles
 from processor.edges.source import DRAIN_SECONDS
 from processor.edges.store import Store, StoredLog
 from processor.edges.watch import Watch
-from processor.errors import LogError, ReplacedError
+from processor.errors import LogError, ReplacedError, StoreError
 from processor.shell.batches import Batches
 from processor.shell.committer import Committer, when_connected
 from processor.shell.folding import Folding
@@ -54,10 +55,11 @@ def run(
     rules = store.adopt(settings.rules)
     has_begun = False
     while not stop.requested:
+        daemon = Daemon(store, settings, rules, stop, progress, snapshots)
         try:
             if snapshots:
                 snapshots.keep_only(store.generations())
-            Daemon(store, settings, rules, stop, progress, snapshots).run()
+            daemon.run()
         except ReplacedError as error:
             _log.info("%s; going on with it", error)
         except ConnectionLostError as error:
@@ -68,8 +70,12 @@ def run(
         else:
             break
         has_begun = True
+        settings = daemon.settings
         when_connected(store.take_over, stop)
         rules = store.rules
+    if snapshots:
+        with suppress(StoreError):  # what an idle one wrote of a generation that was dropped
+            snapshots.keep_only(store.generations())
 
 
 def collect_seldom() -> None:
@@ -91,11 +97,10 @@ class Daemon:
         snapshots: SnapshotFiles | None,
     ) -> None:
         self._store = store
-        self._settings = settings
+        self.settings = settings
         self._stop = stop
         self._progress = progress
         self._known: set[Path] = set()
-        self._begins_at_end = settings.from_ == Beginning.END
         self._look_at = 0.0
         self._committer = Committer(store, stop)
         saved = Snapshots(snapshots and snapshots.of(store.generation), rules)
@@ -111,7 +116,7 @@ class Daemon:
             ProcessorError: what the loop cannot mend by waiting.
 
         """
-        watch = Watch(() if self._settings.once else self._named())
+        watch = Watch(() if self.settings.once else self._named())
         try:
             self._known = set(map(Path, self._store.known_paths()))
             self._open_logs()
@@ -121,7 +126,7 @@ class Daemon:
                 if self._look_is_due(found) and self._look():
                     continue
                 if not found:
-                    if self._settings.once:
+                    if self.settings.once:
                         break
                     self._folding.rest()
                     self._committer.finish()  # if it fails, no change of a log would tell
@@ -144,7 +149,7 @@ class Daemon:
     def _look(self) -> bool:
         """Look whether logs were rotated; return whether there is more to read of one."""
         self._look_at = time.monotonic() + LOOK_SECONDS
-        if not self._settings.once:
+        if not self.settings.once:
             self._folding.close_silent()
         return self._folding.look()
 
@@ -159,8 +164,8 @@ class Daemon:
     def _open_logs(self) -> None:
         """Open the logs that are there by now, and fold the working state of all of them again."""
         named = self._named()
-        if self._settings.once and not named:
-            raise LogError(f"{self._settings.logs[0]}: there is no such file. Check the pattern")
+        if self.settings.once and not named:
+            raise LogError(f"{self.settings.logs[0]}: there is no such file. Check the pattern")
         there = self._folding.newly_there(named)
         if not there:
             return
@@ -168,10 +173,11 @@ class Daemon:
         if not self._committer.finish():
             return
         stored = {Path(path): log for path, log in self._store.open_logs(map(str, there)).items()}
-        if self._begins_at_end:
+        if self.settings.from_ == Beginning.END:
             stored |= {path: self._at_end(path, stored[path]) for path in there}
         self._folding.open(there, stored)
-        self._begins_at_end = False
+        # What comes later is read from its beginning, also by who goes on from here.
+        self.settings = self.settings.model_copy(update={"from_": Beginning.BEGINNING})
 
     def _at_end(self, path: Path, log: StoredLog) -> StoredLog:
         """Have a log begin at its end if it is seen for the first time."""
@@ -182,13 +188,13 @@ class Daemon:
     def _named(self) -> list[Path]:
         """Return the logs to be read: those that are, and what the settings name by now."""
         opened = self._folding.logs
-        named = logs_of(self._settings.logs, {*self._known, *opened})
+        named = logs_of(self.settings.logs, {*self._known, *opened})
         return list(dict.fromkeys([*opened, *named]))
 
     def _seconds_until_due(self) -> float | None:
         """Return in how many seconds a batch is to be committed or a file to be left, if any is."""
         due_in = self._folding.wakes_in()
-        if not self._folding.logs or any(map(is_pattern, self._settings.logs)):
+        if not self._folding.logs or any(map(is_pattern, self.settings.logs)):
             due_in.append(LOOK_SECONDS)
         if (left := self._batches.due_in()) is not None:
             due_in.append(max(left, 0))

@@ -133,7 +133,7 @@ def recount(
 
 
 def must_agree(live: Generation, rules: Rules) -> None:
-    """Look whether the live report is made by rules, and by this version of the contract.
+    """Look whether a generation is made by rules, and by this version of the contract.
 
     Raises:
         SettingsError: it is not.

@@ -7,14 +7,15 @@ the next run, does so from the new one's checkpoints.
 """
 
 import logging
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from processor.core.contract import CONTRACT_VERSION
-from processor.core.model import Checkpoint
+from processor.core.model import Checkpoint, Increment
 from processor.edges.generations import Generations
 from processor.edges.session import ConnectionLostError, DiskFullError
 from processor.edges.snapshot import SnapshotFiles
@@ -31,7 +32,7 @@ from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
 
 IS_RUNNING_SECONDS: Final = 3.0
-"""A replay commits more often than that: if one is under way, it shows in this time."""
+"""So long it is looked whether a replay on another machine commits."""
 _SMALL_GAP_BYTES: Final = 4 << 20
 """So much is folded and committed in a few tenths of a second, while the live one is held."""
 
@@ -95,6 +96,7 @@ def _begin(
         named = named_logs(settings.logs, stored, only_these=only_these)
         if left_over and _is_same(left_over, settings, hours, named, live):
             _log.info("going on with generation %d, which was begun before", left_over.generation)
+            generations.claim(left_over.generation, store.identity)
             return left_over.generation
         starts = {}
         if live:
@@ -108,23 +110,33 @@ def _begin(
         generations.drop(left_over.generation)
     if hours == ALL_HOURS:
         begun = {path: start for path, start in starts.items() if start.byte_offset}
-        return generations.begin(settings.rules, begun, store.identity)
+        accepts_loss = settings.accept_loss
+        return generations.begin(settings.rules, begun, store.identity, accepts_loss=accepts_loss)
     if live is None:
         raise SettingsError("there is no report yet of which hours could be made anew")
-    return _begin_copy(generations, settings, live, starts, hours, stop, progress)
+    generation = generations.begin_copy(
+        live.generation, hours, store.identity, accepts_loss=settings.accept_loss
+    )
+    try:
+        _fill(generations, generation, settings, starts, hours, stop, progress)
+    except ConnectionLostError as error:
+        raise StoreError(f"{error}; what is live is as it was. Start the replay again") from error
+    except LogError:
+        generations.drop(generation)
+        raise
+    return None if stop.requested else generation
 
 
-def _begin_copy(
+def _fill(
     generations: Generations,
+    generation: int,
     settings: RunSettings,
-    live: Generation,
     starts: dict[Path, Checkpoint],
     hours: Hours,
     stop: Stop,
     progress: Progress,
-) -> int | None:
-    """Make a copy of the live generation in which some hours are counted anew."""
-    generation = generations.begin_copy(live.generation, hours)
+) -> None:
+    """Count the hours anew that a copy is without."""
     with generations.view() as view:
         copied = view.logs(generation)
     logs = {
@@ -133,24 +145,13 @@ def _begin_copy(
         if path in starts
     }
     ends = {path: log.checkpoint.byte_offset for path, log in copied.items()}
-    try:
-        recount(
-            settings,
-            settings.rules,
-            logs,
-            ends,
-            hours,
-            lambda increments: generations.fill(generation, increments, is_whole=False),
-            stop,
-            progress,
-        )
-    except LogError:
-        generations.drop(generation)
-        raise
-    if stop.requested:
-        return None
-    generations.fill(generation, (), is_whole=True)
-    return generation
+
+    def add(increments: Sequence[Increment]) -> None:
+        generations.fill(generation, increments, is_whole=False)
+
+    recount(settings, settings.rules, logs, ends, hours, add, stop, progress)
+    if not stop.requested:
+        generations.fill(generation, (), is_whole=True)
 
 
 def _left_over(generations: Generations, stop: Stop) -> Generation | None:
@@ -164,15 +165,26 @@ def _left_over(generations: Generations, stop: Stop) -> Generation | None:
         found = view.replay
     if found is None:
         return None
-    stop.wait(IS_RUNNING_SECONDS)
+    host, pid, _ = (found.made_by or "::").split(":")
+    if host != socket.gethostname():
+        stop.wait(IS_RUNNING_SECONDS)
     with generations.view() as view:
         now = view.replay
-    if now and (now.generation, now.commits) != (found.generation, found.commits):
-        who = (now.committed_by or "somebody").rpartition(":")[0]
+    has_moved = now and (now.generation, now.commits) != (found.generation, found.commits)
+    if has_moved or (host == socket.gethostname() and _is_running(pid)):
         raise CheckpointMovedError(
-            f"another replay, {who}, is under way; what is live is as it was. Wait, or stop it"
+            f"another replay, {host}:{pid}, is under way; what is live is as it was. Wait, or stop "
+            "it"
         )
     return now
+
+
+def _is_running(pid: str) -> bool:
+    """Whether a process of this machine is a replay."""
+    try:
+        return b"replay" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _is_same(
@@ -189,6 +201,7 @@ def _is_same(
         and found.is_filled
         and set(map(Path, found.paths)) <= set(named)
         and found.copied_from in (None, live and live.generation)
+        and found.accepts_loss == settings.accept_loss
     )
 
 
@@ -219,6 +232,7 @@ class Replay:
         self._look_at = 0.0
         self._changes: Changes | None = None
         self._view = ExitStack()
+        self._is_live = False
         saved = Snapshots(snapshots.of(store.generation), store.rules)
         self._committer = Committer(store, stop, is_patient=False)
         self._folding = Folding(settings, store.rules, stop, saved)
@@ -262,8 +276,7 @@ class Replay:
                     return self._changes
             except ConnectionLostError as error:
                 _log.warning("%s; trying again", error)
-                self._stop.wait(LOOK_SECONDS)
-                if self._is_live():
+                if not when_connected(self._look_whether_live, self._stop) or self._is_live:
                     return self._changes
             when_connected(self._move_on, self._stop)
         return None
@@ -305,8 +318,7 @@ class Replay:
     def _is_switched(self) -> bool:
         """Fold what is left and make it live, if that is little; return whether it is live."""
         with self._generations.held() as held:
-            old, new = held.live(), self._store.generation
-            live = held.logs(old)
+            live, new = held.logs(), self._store.generation
             if not self._is_near(live):
                 return False
             self._read_up_to(live)
@@ -314,12 +326,12 @@ class Replay:
                 pass
             self._batches.commit()
             paths = self._named if self._only_these else live
-            if not self._committer.finish() or held.is_behind(new, old, paths):
+            if not self._committer.finish() or held.is_behind(new, paths):
                 return False
             self._view.close()  # of a try before this one
             view = self._view.enter_context(self._generations.view())
             self._changes = view.changes(view.live, new)
-            held.replace(old, new)
+            held.replace(new)
         return True
 
     def _is_near(self, live: Logs) -> bool:
@@ -331,10 +343,7 @@ class Replay:
         )
         return sum(gap for gap in gaps if gap > 0) <= _SMALL_GAP_BYTES
 
-    def _is_live(self) -> bool:
-        """Whether the switch took place whose answer was lost."""
-        try:
-            with self._generations.view() as view:
-                return view.live is not None and view.live.generation == self._store.generation
-        except ConnectionLostError:
-            return False
+    def _look_whether_live(self) -> None:
+        """See whether the switch took place whose answer was lost."""
+        with self._generations.view() as view:
+            self._is_live = view.live is not None and view.live.generation == self._store.generation

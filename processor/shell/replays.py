@@ -29,7 +29,7 @@ from processor.shell.options import (
     Timezone,
     Workers,
 )
-from processor.shell.recount import Engine, recounted
+from processor.shell.recount import Engine, must_agree, recounted
 from processor.shell.replay import Replay, replayed
 from processor.shell.report import Format
 from processor.shell.settings import duration, run_settings
@@ -239,7 +239,11 @@ def generations(
 
     Or drop one, or switch back to one that is kept.
     """
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:  # what was said before its name is meant for it too
+        below = (context.default_map or {}).get(context.invoked_subcommand, {})
+        given = {"database_url": database_url, "checkpoints": checkpoints}
+        context.default_map = {context.invoked_subcommand: {**below, **given}}
+    else:
         with (
             _opened(database_url, checkpoints) as (_, all_),
             all_.view() as view,
@@ -284,6 +288,7 @@ def switch(
             raise SettingsError(
                 f"generation {generation} is not one that is kept; see `processor generations`"
             )
+        must_agree(found, found.rules)
         settings = run_settings(
             logs=[Path(path) for path in {*found.paths, *live.paths}], workers=workers
         )

@@ -167,7 +167,7 @@ def test_the_server_ends_what_holds_the_live_generation_for_too_long(connect):
         held = holding.enter_context(generations.held())
         time.sleep(HELD_MILLISECONDS / 1000 + 0.5)
         with pytest.raises(ConnectionLostError), holding:
-            held.replace(held.live(), new)
+            held.replace(new)
         with generations.view() as view:
             assert view.live.generation == store.generation
             assert view.replay.generation == new

@@ -161,7 +161,7 @@ def replaced(connect, rules):
     with closing(Generations(connect)) as generations:
         new = generations.begin(rules, {}, "somebody:1:x")
         with generations.held() as held:
-            held.replace(held.live(), new)
+            held.replace(new)
     return new
 
 
