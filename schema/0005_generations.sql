@@ -12,7 +12,6 @@ CREATE TABLE generations (
     commits               bigint      NOT NULL DEFAULT 0,
     first_hour            timestamptz,
     end_hour              timestamptz,
-    is_filled             boolean     NOT NULL DEFAULT true,
     copied_from           bigint,
     accepts_loss          boolean     NOT NULL DEFAULT false,
     made_by               text,
@@ -30,8 +29,6 @@ COMMENT ON COLUMN generations.commits IS
     'Grows with each transaction on the generation, so that a processor notices that it is not the only one.';
 COMMENT ON COLUMN generations.first_hour IS
     'With end_hour: the hours that were made anew; the others are those of the generation it replaced.';
-COMMENT ON COLUMN generations.is_filled IS
-    'False while the hours that are made anew are missing.';
 COMMENT ON COLUMN generations.copied_from IS
     'The generation that the other hours are a copy of, until this one has taken its place.';
 COMMENT ON COLUMN generations.accepts_loss IS

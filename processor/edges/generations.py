@@ -5,7 +5,8 @@ live one keeps being written and read meanwhile: nothing locks it but `held`, wh
 within a second.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,14 +14,13 @@ from typing import Final, LiteralString, NamedTuple
 
 import psycopg
 
-from processor.core.model import Checkpoint, Increment, Rules
-from processor.edges.session import Connect, Session
+from processor.core.model import Checkpoint, Rules
+from processor.edges.session import Connect, ConnectionLostError, Session
 from processor.edges.store import (
     COUNTS,
     EPOCH,
     NEW_GENERATION,
     StoredLog,
-    add_counts,
     rules_row,
     timestamp_of,
 )
@@ -33,9 +33,9 @@ HELD_MILLISECONDS: Final = 900
 _COPY_GENERATION: Final = """
 INSERT INTO generations (
     state, contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes,
-    counts_from, first_hour, end_hour, is_filled, copied_from, accepts_loss, made_by)
+    counts_from, first_hour, end_hour, copied_from, accepts_loss, made_by)
 SELECT 'replay', contract_version, attribution_window_us, allowed_lateness_us, timezone,
-    max_line_bytes, counts_from, %(first)s, %(end)s, false, generation,
+    max_line_bytes, counts_from, %(first)s, %(end)s, generation,
     %(accepts_loss)s, %(by)s
 FROM generations WHERE generation = %(old)s
 ON CONFLICT (state) WHERE state <> 'kept' DO NOTHING RETURNING generation"""
@@ -44,6 +44,10 @@ _COPY_COUNTS: Final[LiteralString] = f"""
 INSERT INTO hourly_counts (generation, customer_id, hour, {COUNTS})
 SELECT %(new)s, customer_id, hour, {COUNTS}
 FROM hourly_counts WHERE generation = %(old)s AND NOT ({OF_HOURS})"""
+
+_COPY_RECOUNTED: Final[LiteralString] = f"""
+INSERT INTO hourly_counts (generation, customer_id, hour, {COUNTS})
+SELECT %(new)s, customer_id, hour, {COUNTS} FROM recounted"""
 
 _COPY_CHECKPOINTS: Final = """
 INSERT INTO checkpoints (generation, path, byte_offset, lines, watermark, rebuild_from,
@@ -59,6 +63,7 @@ WHERE o.generation = %(old)s AND n.generation = %(new)s
 
 _COPIES: Final[tuple[LiteralString, ...]] = (
     _COPY_COUNTS,
+    _COPY_RECOUNTED,
     _COPY_CHECKPOINTS,
     f"""INSERT INTO ledger (log_id, outcome, name, lines)
 SELECT new_id, outcome, name, lines FROM ledger JOIN {_SAME_LOGS} USING (log_id)""",
@@ -70,7 +75,7 @@ SELECT new_id, hour, byte_offset, watermark, ahead_offsets
 FROM hour_offsets JOIN {_SAME_LOGS} USING (log_id)""",
 )
 
-_FORGET_FILES: Final = f"""
+_DROP_FILES: Final = f"""
 DELETE FROM log_files WHERE log_id IN (SELECT new_id FROM {_SAME_LOGS})"""
 _COPY_FILES: Final[LiteralString] = f"""
 INSERT INTO log_files
@@ -97,8 +102,6 @@ _BEGIN_LOG: Final = """
 INSERT INTO checkpoints
     (generation, path, byte_offset, watermark, rebuild_from, rebuild_watermark, committed_by)
 VALUES (%s, %s, %s, %s, %s, %s, %s)"""
-_FILLED: Final = """
-UPDATE generations SET is_filled = %s, commits = commits + 1 WHERE generation = %s"""
 _PRUNE_DEAD_LETTERS: Final = """
 DELETE FROM dead_letters d USING (
     SELECT DISTINCT ON (log_id) log_id, byte_offset FROM hour_offsets
@@ -107,7 +110,7 @@ WHERE d.log_id = h.log_id AND d.byte_offset < h.byte_offset"""
 _PRUNE_FROM: Final = """
 UPDATE generations SET counts_from = greatest(counts_from, %s)"""
 _PRUNE_COUNTS: Final = "DELETE FROM hourly_counts WHERE hour < %s"
-_LOCK_CHECKPOINTS: Final = """
+_LOCK_GENERATION: Final = """
 SELECT FROM checkpoints WHERE generation = %s ORDER BY log_id FOR UPDATE"""
 _DROP: Final = (
     """DELETE FROM dead_letters
@@ -122,12 +125,13 @@ LEFT JOIN checkpoints n ON n.generation = %(new)s AND n.path = l.path
 WHERE l.generation = %(old)s AND l.path = ANY(%(paths)s)
     AND coalesce(n.byte_offset, 0) < l.byte_offset"""
 
-_ONE_STATE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
-_FOR_LONG: Final = "SET LOCAL idle_in_transaction_session_timeout = 0"
+_BEGIN_VIEW: Final = """
+BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL idle_in_transaction_session_timeout = 0"""
 _FOR_SHORT: Final[LiteralString] = f"""
-SET LOCAL lock_timeout = {HELD_MILLISECONDS};
-SET LOCAL statement_timeout = {HELD_MILLISECONDS};
-SET LOCAL idle_in_transaction_session_timeout = {HELD_MILLISECONDS}"""
+SELECT set_config(name, '{HELD_MILLISECONDS}', true) FROM pg_settings WHERE name IN (
+    'lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout',
+    'transaction_timeout')"""
+"""The last one is known to PostgreSQL 17 and later; the others are for a statement or a pause."""
 
 
 class Pruned(NamedTuple):
@@ -143,6 +147,7 @@ class Held(NamedTuple):
 
     connection: psycopg.Connection
     live: int | None
+    until: float
 
     def logs(self) -> dict[Path, StoredLog]:
         """Return its logs, by path."""
@@ -157,9 +162,12 @@ class Held(NamedTuple):
         """Put a generation in the place of the one that is live.
 
         Raises:
+            ConnectionLostError: it took too long: who commits has waited long enough.
             CheckpointMovedError: that is not live any more, or the new one was dropped.
 
         """
+        if time.monotonic() > self.until:
+            raise ConnectionLostError("the switch took too long, so the live report was let go")
         both = {"old": self.live, "new": new}
         for condition, statement in (
             (self.live is not None, _KEEP_LIVE),
@@ -170,7 +178,7 @@ class Held(NamedTuple):
                     "the live generation was replaced, or the one of this replay dropped, by the "
                     "doing of another processor; nothing was switched"
                 )
-        self.connection.execute(_FORGET_FILES, both)
+        self.connection.execute(_DROP_FILES, both)
         self.connection.execute(_COPY_FILES, both)
 
 
@@ -188,23 +196,33 @@ class Generations:
     @contextmanager
     def view(self) -> Iterator[View]:
         """Look at one state, for as long as it takes; there is nothing to commit in the end."""
+        with self.look_later() as look:
+            yield look()
+
+    @contextmanager
+    def look_later(self) -> Iterator[Callable[[], View]]:
+        """Connect, and hand out what begins to look."""
         with closing(Session(self._connect)) as session, session.connection() as connection:
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-            connection.execute(_FOR_LONG)
-            yield View(connection)
+
+            def look() -> View:
+                connection.execute(_BEGIN_VIEW)
+                return View(connection)
+
+            yield look
 
     @contextmanager
     def held(self) -> Iterator[Held]:
         """Keep the live generation as it is for a moment: who commits to it waits.
 
-        Not longer than `HELD_MILLISECONDS` in one go: the server sees to that.
+        Not longer than `HELD_MILLISECONDS`: then it is over, and nothing was replaced.
         """
         with self._session.transaction() as connection:
             connection.execute(_FOR_SHORT)
             for _ in range(_LOOKS):  # none is seen if another one became live while this waited
                 if row := connection.execute(_HOLD).fetchone():
                     break
-            yield Held(connection, row[0] if row else None)
+            until = time.monotonic() + HELD_MILLISECONDS / 1000
+            yield Held(connection, row[0] if row else None, until)
 
     def begin(
         self,
@@ -231,32 +249,29 @@ class Generations:
                 connection.execute(_BEGIN_LOG, (generation, str(path), *at, *at, by))
         return generation
 
-    def begin_copy(self, old: int, hours: Hours, by: str, *, accepts_loss: bool = False) -> int:
-        """Make a generation for a replay that is a copy of another one, but for some hours.
+    def begin_copy(self, view: View, hours: Hours, by: str, *, accepts_loss: bool = False) -> int:
+        """Make a generation for a replay: a copy of what a view sees live, but for recounted hours.
 
         Raises:
             CheckpointMovedError: there is one already.
 
         """
-        with self._session.transaction() as connection:
-            connection.execute(_ONE_STATE)
-            values = {"old": old, "by": by, "accepts_loss": accepts_loss, **hours._asdict()}
-            generation = _begun(connection.execute(_COPY_GENERATION, values).fetchone())
-            for statement in _COPIES:
-                connection.execute(statement, values | {"new": generation})
-            connection.execute(_COPY_FILES, values | {"new": generation})
+        values: dict[str, object] = {"by": by, "accepts_loss": accepts_loss, **hours._asdict()}
+        values["old"] = view.live and view.live.generation
+        try:
+            row = view.connection.execute(_COPY_GENERATION, values).fetchone()
+        except psycopg.errors.SerializationFailure:  # it came after what the view sees
+            row = None
+        values["new"] = generation = _begun(row)
+        for statement in (*_COPIES, _COPY_FILES):
+            view.connection.execute(statement, values)
+        view.connection.execute("COMMIT")
         return generation
 
     def claim(self, generation: int, by: str) -> None:
         """Note who goes on with a generation."""
         with self._session.transaction() as connection:
             connection.execute(_CLAIM, (by, generation))
-
-    def fill(self, generation: int, increments: Sequence[Increment], *, is_whole: bool) -> None:
-        """Add increments to the hours that a copy is without; `is_whole` once these are all."""
-        with self._session.transaction() as connection:
-            add_counts(connection, "hourly_counts", generation, increments)
-            connection.execute(_FILLED, (is_whole, generation))
 
     def drop(self, generation: int, *, missing_ok: bool = False) -> None:
         """Drop a generation that is not live, and all that belongs to it.
@@ -267,7 +282,7 @@ class Generations:
         """
         with self._session.transaction() as connection:
             # Checkpoints first, as in a commit, so that the two cannot deadlock.
-            connection.execute(_LOCK_CHECKPOINTS, (generation,))
+            connection.execute(_LOCK_GENERATION, (generation,))
             row = connection.execute(
                 "SELECT state FROM generations WHERE generation = %s FOR UPDATE", (generation,)
             ).fetchone()

@@ -46,6 +46,9 @@ class SnapshotFiles(NamedTuple):
 
     def keep_only(self, generations: Collection[int]) -> None:
         """Remove the snapshots of generations that are no more: they hold ids of users."""
+        if self.base.exists() and not self.of(1).exists():  # a version without generations wrote it
+            with suppress(OSError):
+                self.base.rename(self.of(1))
         kept = [self.of(generation).name for generation in generations]
         for path in self.base.parent.glob(f"{self.base.name}*"):
             if not any(path.name == name or path.name.startswith(f"{name}.") for name in kept):

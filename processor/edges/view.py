@@ -14,7 +14,7 @@ from processor.core.model import Checkpoint, Increment, Rules
 from processor.edges.store import StoredLog, add_counts, read_logs, timestamp_of
 
 _ALL: Final = """
-SELECT g.generation, state, contract_version, commits, first_hour, end_hour, is_filled,
+SELECT g.generation, state, contract_version, commits, first_hour, end_hour,
     copied_from, accepts_loss, made_by, counts_from, begun_at, live_from, live_until,
     attribution_window_us, allowed_lateness_us, timezone, max_line_bytes, coalesce(sum(lines), 0),
     max(committed_at),
@@ -60,8 +60,6 @@ changed AS (
 )"""
 
 
-_SIDES: Final = {True: _sides("hourly_counts"), False: _sides("recounted")}
-
 _CHANGED: Final = """
 SELECT * FROM changed ORDER BY hour, customer_id"""
 
@@ -91,7 +89,6 @@ class Generation(NamedTuple):
     contract_version: int
     commits: int
     hours: Hours
-    is_filled: bool
     copied_from: int | None
     accepts_loss: bool
     made_by: str | None
@@ -174,7 +171,7 @@ class View:
     """One state of the database, whatever is committed meanwhile."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self._is_recounting = False
         self.generations = [_generation(row) for row in connection.execute(_ALL)]
 
@@ -190,7 +187,7 @@ class View:
 
     def logs(self, generation: int) -> dict[Path, StoredLog]:
         """Return the logs of a generation, by path."""
-        return logs_of(self._connection, generation)
+        return logs_of(self.connection, generation)
 
     def seek(self, generation: int, instant: int) -> dict[Path, Checkpoint]:
         """Return from where on each log holds all that fired at an instant or later.
@@ -199,7 +196,7 @@ class View:
         """
         return {
             Path(path): Checkpoint(offset, mark, offset, mark, tuple(ahead))
-            for path, offset, mark, ahead in self._connection.execute(
+            for path, offset, mark, ahead in self.connection.execute(
                 _SEEK, (generation, timestamp_of(instant))
             )
         }
@@ -207,26 +204,37 @@ class View:
     def readable_after(self, generation: int, path: Path, offset: int) -> int | None:
         """Return the instant after which all can be read again that a log has from an offset on."""
         values = {"generation": generation, "path": str(path), "offset": offset}
-        row = self._connection.execute(_READABLE, values).fetchone()
+        row = self.connection.execute(_READABLE, values).fetchone()
         return row[0] if row else None
 
     def recount(self, generation: int, increments: Sequence[Increment]) -> None:
         """Add increments to what a generation is held against, in this view alone."""
         if not self._is_recounting:
-            self._connection.execute(_RECOUNTED)
+            self.connection.execute(_RECOUNTED)
             self._is_recounting = True
-        add_counts(self._connection, "recounted", generation, increments)
+        add_counts(self.connection, "recounted", generation, increments)
 
-    def changes(
-        self, old: Generation | None, new: int | None = None, hours: Hours = ALL_HOURS
-    ) -> Changes:
-        """Compare a generation, or none, with a `new` one, or with what was recounted."""
-        number = old.generation if old else 0
-        if new is None:
-            self.recount(number, ())
-        counts_from = old.counts_from if old else None
-        values = {"old": number, "new": new or number, "counts_from": counts_from}
-        return Changes(self._connection, _SIDES[new is not None], values | hours._asdict())
+    def changes_to(self, new: int) -> Changes:
+        """Compare the live generation, or none, with another one."""
+        return self._changes("hourly_counts", new, ALL_HOURS)
+
+    def changes_to_recounted(self, hours: Hours) -> Changes:
+        """Compare some hours of the live generation with what was recounted."""
+        self.recount(self._live_number, ())
+        return self._changes("recounted", self._live_number, hours)
+
+    @property
+    def _live_number(self) -> int:
+        return self.live.generation if self.live else 0
+
+    def _changes(self, table: LiteralString, new: int, hours: Hours) -> Changes:
+        values = {
+            "old": self._live_number,
+            "new": new,
+            "counts_from": self.live.counts_from if self.live else None,
+            **hours._asdict(),
+        }
+        return Changes(self.connection, _sides(table), values)
 
 
 def logs_of(connection: psycopg.Connection, generation: int) -> dict[Path, StoredLog]:
@@ -236,7 +244,7 @@ def logs_of(connection: psycopg.Connection, generation: int) -> dict[Path, Store
 
 def _generation(row: Sequence[Any]) -> Generation:
     number, state, version, commits, first, end, *more = row
-    is_filled, copied_from, accepts_loss, made_by, counts_from, begun_at, *more = more
+    copied_from, accepts_loss, made_by, counts_from, begun_at, *more = more
     live_from, live_until, *rules, lines, committed_at, paths = more
     return Generation(
         number,
@@ -244,7 +252,6 @@ def _generation(row: Sequence[Any]) -> Generation:
         version,
         commits,
         Hours(first, end),
-        is_filled,
         copied_from,
         accepts_loss,
         made_by,

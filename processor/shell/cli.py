@@ -4,7 +4,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from processor.shell import daemon, replays
 from processor.shell import generate as generator
 from processor.shell import report as rendering
 from processor.shell.options import (
+    CHECKPOINTS,
     CORES,
     AllowedLateness,
     AttributionWindow,
@@ -46,8 +47,6 @@ app = typer.Typer(
     "**3** another processor owns the log, **4** `verify` found rows that differ.",
 )
 app.add_typer(replays.app)
-
-_CHECKPOINTS: Final = Path("checkpoints")
 
 
 @app.callback()
@@ -101,7 +100,7 @@ def run(
         ),
     ] = False,
     database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
+    checkpoints: Checkpoints = CHECKPOINTS,
     batch_lines: BatchLines = 100_000,
     batch_seconds: BatchSeconds = 0.5,
     workers: Workers = CORES,
@@ -167,7 +166,7 @@ def report(
         ),
     ] = None,
     database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
+    checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
     """Show the hourly report: by hour and customer, hours in UTC.
 
@@ -187,7 +186,7 @@ def status(
         typer.Option("--format", envvar="PROCESSOR_STATUS_FORMAT", help="How to write it."),
     ] = TableOrJson.TABLE,
     database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
+    checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
     """Show how far each log is folded in, and what became of its lines.
 
@@ -218,7 +217,7 @@ def dead_letters(
         ),
     ] = False,
     database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
+    checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
     """Show how many lines do not count, and why; or where each of them is, or what it says.
 
@@ -235,7 +234,7 @@ def dead_letters(
 
 
 @app.command()
-def migrate(database_url: DatabaseUrl = None, checkpoints: Checkpoints = _CHECKPOINTS) -> None:
+def migrate(database_url: DatabaseUrl = None, checkpoints: Checkpoints = CHECKPOINTS) -> None:
     """Bring the database to the schema of this version. `run` and `replay` do it too."""
     with open_store(database_url, checkpoints) as store:
         for migration in store.migrate():

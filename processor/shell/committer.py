@@ -2,14 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from processor.core.model import Commit
-from processor.edges.session import ConnectionLostError, DiskFullError
 from processor.edges.store import LogFiles, Store
-from processor.shell.stop import Stop, back_off
+from processor.shell.retry import when_connected
+from processor.shell.stop import Stop
 
 SUMMARY_SECONDS: Final = 30.0
 
@@ -65,21 +64,6 @@ class Committer:
             return False
         self._summary.add(commit)
         return True
-
-
-def when_connected(act: Callable[[], object], stop: Stop, *, is_patient: bool = True) -> bool:
-    """Act, again and again while the connection breaks; False when a stop ended that."""
-    passes = (ConnectionLostError, DiskFullError) if is_patient else ConnectionLostError
-    for wait_seconds in back_off():
-        try:
-            act()
-        except passes as error:
-            _log.warning("%s; trying again", error)
-            if stop.wait(wait_seconds):
-                break
-        else:
-            return True
-    return False
 
 
 class _Summary:

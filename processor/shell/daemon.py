@@ -18,8 +18,9 @@ from processor.edges.store import Store, StoredLog
 from processor.edges.watch import Watch
 from processor.errors import LogError, ReplacedError, StoreError
 from processor.shell.batches import Batches
-from processor.shell.committer import Committer, when_connected
+from processor.shell.committer import Committer
 from processor.shell.folding import Folding
+from processor.shell.retry import when_connected
 from processor.shell.settings import Beginning, RunSettings
 from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
@@ -62,7 +63,7 @@ def run(
             daemon.run()
         except ReplacedError as error:
             _log.info("%s; going on with it", error)
-        except ConnectionLostError as error:
+        except (ConnectionLostError, NotNowError) as error:
             if not has_begun:
                 raise
             _log.warning("%s; trying again", error)

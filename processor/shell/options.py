@@ -74,6 +74,8 @@ MaxLineBytes = Annotated[
     ),
 ]
 
+CHECKPOINTS: Final = Path("checkpoints")
+
 CORES: Final = min(len(os.sched_getaffinity(0)), 4)
 """How many workers there are unless somebody says otherwise."""
 

@@ -6,7 +6,7 @@ Nothing is committed: what was counted goes into a view of the database that nob
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -18,16 +18,14 @@ from processor.edges.files import logs_of, size_of
 from processor.edges.generations import Generations
 from processor.edges.history import known_by
 from processor.edges.source import LogReader, readable_from
-from processor.edges.store import StoredLog, differing_rules
-from processor.edges.view import ALL_HOURS, Changes, Generation, Hours, View
+from processor.edges.store import EPOCH, StoredLog, differing_rules
+from processor.edges.view import ALL_HOURS, Generation, Hours, View
 from processor.errors import LogError, SettingsError
 from processor.shell.daemon import Progress, collect_seldom
 from processor.shell.folding import Folding
 from processor.shell.settings import RunSettings
 from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Logs = dict[Path, StoredLog]
 
@@ -53,14 +51,14 @@ def recounted(
     scratch: Path | None = None,
     *,
     only_these: bool = False,
-) -> Iterator[Changes | None]:
-    """Yield how the live report differs from its logs counted again, up to where it has read them.
+) -> Iterator[View | None]:
+    """Yield a view in which some hours are counted again, up to where the live report has read.
 
     By `rules`, and with logs that it does not have yet; or by its own, and just its logs. None if a
     stop came before the end. DuckDB reads all hours, and uses the folder `scratch`.
 
     Raises:
-        ProcessorError: that cannot be known.
+        ProcessorError: that cannot be done.
 
     """
     collect_seldom()
@@ -68,16 +66,15 @@ def recounted(
         live = view.live
         if live is None:
             raise SettingsError("there is no report yet; make one with `processor run LOG...`")
-        if rules is None or hours != ALL_HOURS:
-            must_agree(live, rules or live.rules)
         stored = view.logs(live.generation)
         named = named_logs(settings.logs, stored, only_these=only_these)
-        if rules is None:
+        if rules is None or hours != ALL_HOURS:
+            must_agree(live, rules or live.rules)
             named = [path for path in named if path in stored]
+        rules = rules or live.rules
         ends = {path: stored[path].checkpoint.byte_offset for path in named if path in stored}
-        by = rules or live.rules
         read = hours if engine is Engine.FOLD else ALL_HOURS
-        starts = starts_of(view, live, by, named, read, accept_loss=settings.accept_loss)
+        starts = starts_of(view, live, rules, named, read, accept_loss=settings.accept_loss)
         logs = {
             path: pinned(path, stored.get(path, _NEW))._replace(log_id=number, checkpoint=start)
             for number, (path, start) in enumerate(starts.items())
@@ -87,11 +84,11 @@ def recounted(
             view.recount(live.generation, increments)
 
         if engine is Engine.FOLD:
-            recount(settings, by, logs, ends, hours, add, stop, progress)
+            recount(settings, rules, logs, ends, hours, add, stop, progress)
         else:
-            report = report_of(_chunks(logs, ends, by, stop, progress), by, scratch)
+            report = report_of(_chunks(logs, ends, rules, stop, progress), rules, scratch)
             add([row for row in report if _is_in(row.hour, hours)])
-        yield None if stop.requested else view.changes(live, hours=hours)
+        yield None if stop.requested else view
 
 
 def recount(
@@ -214,14 +211,14 @@ def pinned(path: Path, log: StoredLog) -> StoredLog:
 
 def us_of(moment: datetime) -> int:
     """Return an instant in microseconds since the epoch."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def _or_from(after: int | None, rules: Rules) -> str:
     """Say from which hour on all is there, if that is known."""
     if after is None:
         return ""
-    hour = _EPOCH + timedelta(hours=(after + rules.attribution_window_us) // HOUR_US + 1)
+    hour = EPOCH + timedelta(hours=(after + rules.attribution_window_us) // HOUR_US + 1)
     return f"; or take only the hours that are left, with --from {hour:%Y-%m-%dT%H:%M}"
 
 

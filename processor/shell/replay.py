@@ -9,24 +9,24 @@ the next run, does so from the new one's checkpoints.
 import logging
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from processor.core.contract import CONTRACT_VERSION
-from processor.core.model import Checkpoint, Increment
 from processor.edges.generations import Generations
 from processor.edges.session import ConnectionLostError, DiskFullError
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
 from processor.edges.view import ALL_HOURS, Changes, Generation, Hours
-from processor.errors import CheckpointMovedError, LogError, SettingsError, StoreError
+from processor.errors import CheckpointMovedError, StoreError
 from processor.shell.batches import Batches
-from processor.shell.committer import Committer, when_connected
+from processor.shell.committer import Committer
 from processor.shell.daemon import LOOK_SECONDS, Progress, collect_seldom
 from processor.shell.folding import Folding
-from processor.shell.recount import Logs, must_agree, named_logs, pinned, recount, starts_of
+from processor.shell.recount import Logs, named_logs, pinned, recounted, starts_of
+from processor.shell.retry import when_connected
 from processor.shell.settings import RunSettings
 from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
@@ -61,12 +61,26 @@ def replayed(
 
     """
     collect_seldom()
-    generation = _begin(store, generations, settings, hours, stop, progress, only_these=only_these)
+    try:
+        generation = _begin(
+            store, generations, settings, hours, stop, progress, only_these=only_these
+        )
+    except DiskFullError as error:
+        raise StoreError(f"{error}; what is live is as it was. Make room, and try again") from error
     if generation is None:
         yield None
         return
     store.bind(generation, settings.rules)
-    replay = Replay(store, generations, settings, stop, progress, snapshots, only_these=only_these)
+    replay = Replay(
+        store,
+        generations,
+        settings,
+        stop,
+        progress,
+        snapshots,
+        only_these=only_these,
+        only_known=hours != ALL_HOURS,
+    )
     with replay.run() as changes:
         yield changes
 
@@ -90,6 +104,7 @@ def _begin(
 
     """
     left_over = _left_over(generations, stop)
+    accept_loss = settings.accept_loss
     with generations.view() as view:
         live = view.live
         stored = view.logs(live.generation) if live else {}
@@ -99,59 +114,24 @@ def _begin(
             generations.claim(left_over.generation, store.identity)
             return left_over.generation
         starts = {}
-        if live:
-            if hours != ALL_HOURS:
-                must_agree(live, settings.rules)
-            accept_loss = settings.accept_loss
+        if live and hours == ALL_HOURS:
             starts = starts_of(view, live, settings.rules, named, hours, accept_loss=accept_loss)
+    if hours == ALL_HOURS:
+        _forget(generations, left_over)
+        begun = {path: start for path, start in starts.items() if start.byte_offset}
+        return generations.begin(settings.rules, begun, store.identity, accepts_loss=accept_loss)
+    with recounted(generations, settings, hours, stop, progress, settings.rules) as counted:
+        if counted is None:
+            return None
+        _forget(generations, left_over)
+        return generations.begin_copy(counted, hours, store.identity, accepts_loss=accept_loss)
+
+
+def _forget(generations: Generations, left_over: Generation | None) -> None:
     if left_over:
         number = left_over.generation
-        _log.info("generation %d is of other settings, or was hardly begun: begins anew", number)
-        generations.drop(left_over.generation)
-    if hours == ALL_HOURS:
-        begun = {path: start for path, start in starts.items() if start.byte_offset}
-        accepts_loss = settings.accept_loss
-        return generations.begin(settings.rules, begun, store.identity, accepts_loss=accepts_loss)
-    if live is None:
-        raise SettingsError("there is no report yet of which hours could be made anew")
-    generation = generations.begin_copy(
-        live.generation, hours, store.identity, accepts_loss=settings.accept_loss
-    )
-    try:
-        _fill(generations, generation, settings, starts, hours, stop, progress)
-    except ConnectionLostError as error:
-        raise StoreError(f"{error}; what is live is as it was. Start the replay again") from error
-    except LogError:
-        generations.drop(generation)
-        raise
-    return None if stop.requested else generation
-
-
-def _fill(
-    generations: Generations,
-    generation: int,
-    settings: RunSettings,
-    starts: dict[Path, Checkpoint],
-    hours: Hours,
-    stop: Stop,
-    progress: Progress,
-) -> None:
-    """Count the hours anew that a copy is without."""
-    with generations.view() as view:
-        copied = view.logs(generation)
-    logs = {
-        path: pinned(path, log)._replace(checkpoint=starts[path])
-        for path, log in copied.items()
-        if path in starts
-    }
-    ends = {path: log.checkpoint.byte_offset for path, log in copied.items()}
-
-    def add(increments: Sequence[Increment]) -> None:
-        generations.fill(generation, increments, is_whole=False)
-
-    recount(settings, settings.rules, logs, ends, hours, add, stop, progress)
-    if not stop.requested:
-        generations.fill(generation, (), is_whole=True)
+        _log.info("generation %d is of a replay with other settings; begins anew", number)
+        generations.drop(number, missing_ok=True)
 
 
 def _left_over(generations: Generations, stop: Stop) -> Generation | None:
@@ -198,7 +178,6 @@ def _is_same(
     return (
         (found.contract_version, found.rules, found.hours)
         == (CONTRACT_VERSION, settings.rules, hours)
-        and found.is_filled
         and set(map(Path, found.paths)) <= set(named)
         and found.copied_from in (None, live and live.generation)
         and found.accepts_loss == settings.accept_loss
@@ -208,7 +187,8 @@ def _is_same(
 class Replay:
     """Folds on in a generation until it has all that the live one has, and makes it live.
 
-    With `only_these`, other logs than those of the settings are forgotten.
+    With `only_these`, other logs than those of the settings are forgotten; with `only_known`, those
+    that the live one does not have are left to others.
     """
 
     def __init__(
@@ -221,6 +201,7 @@ class Replay:
         snapshots: SnapshotFiles,
         *,
         only_these: bool = False,
+        only_known: bool = False,
     ) -> None:
         self._store = store
         self._generations = generations
@@ -228,6 +209,7 @@ class Replay:
         self._stop = stop
         self._progress = progress
         self._only_these = only_these
+        self._only_known = only_known
         self._named: list[Path] = []
         self._look_at = 0.0
         self._changes: Changes | None = None
@@ -261,7 +243,7 @@ class Replay:
 
     def _run(self) -> Changes | None:
         is_saved = False
-        when_connected(self._move_on, self._stop)
+        when_connected(self._move_on, self._stop, is_patient=False)
         while not self._stop.requested:
             if self._fold_on():
                 continue
@@ -278,7 +260,7 @@ class Replay:
                 _log.warning("%s; trying again", error)
                 if not when_connected(self._look_whether_live, self._stop) or self._is_live:
                     return self._changes
-            when_connected(self._move_on, self._stop)
+            when_connected(self._move_on, self._stop, is_patient=False)
         return None
 
     def _fold_on(self) -> bool:
@@ -296,6 +278,8 @@ class Replay:
         with self._generations.view() as view:
             live = view.logs(view.live.generation) if view.live else {}
         self._named = named_logs(self._settings.logs, live, only_these=self._only_these)
+        if self._only_known:
+            self._named = [path for path in self._named if path in live]
         self._read_up_to(live)
         if not (there := self._folding.newly_there(self._named)):
             return
@@ -317,6 +301,8 @@ class Replay:
 
     def _is_switched(self) -> bool:
         """Fold what is left and make it live, if that is little; return whether it is live."""
+        self._view.close()  # of a try before this one
+        look = self._view.enter_context(self._generations.look_later())
         with self._generations.held() as held:
             live, new = held.logs(), self._store.generation
             if not self._is_near(live):
@@ -328,9 +314,7 @@ class Replay:
             paths = self._named if self._only_these else live
             if not self._committer.finish() or held.is_behind(new, paths):
                 return False
-            self._view.close()  # of a try before this one
-            view = self._view.enter_context(self._generations.view())
-            self._changes = view.changes(view.live, new)
+            self._changes = look().changes_to(new)
             held.replace(new)
         return True
 

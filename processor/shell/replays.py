@@ -14,9 +14,17 @@ from processor.edges.generations import Generations
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
 from processor.edges.view import ALL_HOURS, Changes, Hours
-from processor.errors import ExitCode, ProcessorError, SettingsError, StoreError
+from processor.errors import (
+    ExitCode,
+    GoneError,
+    LogError,
+    ProcessorError,
+    SettingsError,
+    StoreError,
+)
 from processor.shell.changes import ChangesFormat, write_changes, write_generations
 from processor.shell.options import (
+    CHECKPOINTS,
     CORES,
     AllowedLateness,
     AttributionWindow,
@@ -40,7 +48,6 @@ app = typer.Typer()
 generations_app = typer.Typer()
 app.add_typer(generations_app, name="generations")
 
-_CHECKPOINTS: Final = Path("checkpoints")
 _SECONDS_IN_AN_HOUR: Final = 3600
 
 _log = logging.getLogger(__name__)
@@ -104,7 +111,7 @@ def replay(
         ),
     ] = False,
     database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
+    checkpoints: Checkpoints = CHECKPOINTS,
     batch_lines: BatchLines = 100_000,
     batch_seconds: BatchSeconds = 0.5,
     workers: Workers = CORES,
@@ -142,8 +149,8 @@ def replay(
         if dry_run:
             with recounted(
                 generations, settings, hours, stop, tell, settings.rules, only_these=only_these
-            ) as changes:
-                _write(changes, format_, out)
+            ) as counted:
+                _write(counted.changes_to_recounted(hours) if counted else None, format_, out)
             return
         snapshots = snapshots_at(database_url, checkpoints)
         with replayed(
@@ -195,8 +202,16 @@ def verify(
             show_default="standard output",
         ),
     ] = None,
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss",
+            envvar="PROCESSOR_VERIFY_ACCEPT_LOSS",
+            help="Go on without what is in no file any more; rows that it counted will differ.",
+        ),
+    ] = False,
     database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
+    checkpoints: Checkpoints = CHECKPOINTS,
     batch_lines: BatchLines = 100_000,
     workers: Workers = CORES,
 ) -> None:
@@ -206,7 +221,10 @@ def verify(
     all rows are equal, and with 4 if any is not.
     """
     settings = run_settings(
-        logs=with_stdin(logs, checkpoints), batch_lines=batch_lines, workers=workers
+        logs=with_stdin(logs, checkpoints),
+        accept_loss=accept_loss,
+        batch_lines=batch_lines,
+        workers=workers,
     )
     hours = _hours(from_, to)
     with (
@@ -216,11 +234,11 @@ def verify(
         progress_bar(has_end=True) as tell,
         recounted(
             generations, settings, hours, stop, tell, engine=engine, scratch=checkpoints
-        ) as changes,
+        ) as counted,
     ):
-        if changes is None:
+        if counted is None:
             raise ProcessorError("stopped before all was counted; whether it is equal is not known")
-        differ = write_changes(changes, format_, out)
+        differ = write_changes(counted.changes_to_recounted(hours), format_, out)
     if differ:
         raise typer.Exit(ExitCode.DIFFERS)
 
@@ -233,7 +251,7 @@ def generations(
         typer.Option("--format", envvar="PROCESSOR_GENERATIONS_FORMAT", help="How to write them."),
     ] = Format.TABLE,
     database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
+    checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
     """List the generations of the report: the live one, those it replaced, one being made.
 
@@ -256,7 +274,7 @@ def generations(
 def drop(
     generation: Annotated[int, typer.Argument(help="Its number.")],
     database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
+    checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
     """Drop a generation that is not live, and all that belongs to it."""
     with _opened(database_url, checkpoints) as (_, all_):
@@ -272,7 +290,7 @@ def switch(
         typer.Option("--format", envvar="PROCESSOR_SWITCH_FORMAT", help="How to write changes."),
     ] = ChangesFormat.TABLE,
     database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
+    checkpoints: Checkpoints = CHECKPOINTS,
     workers: Workers = CORES,
 ) -> None:
     """Make a generation live again that was replaced, once it has all that the live one has."""
@@ -294,11 +312,17 @@ def switch(
         )
         store.bind(generation, found.rules)
         snapshots = snapshots_at(database_url, checkpoints)
-        with (
-            output_to() as out,
-            Replay(store, all_, settings, stop, tell, snapshots).run() as changes,
-        ):
-            _write(changes, format_, out)
+        try:
+            with (
+                output_to() as out,
+                Replay(store, all_, settings, stop, tell, snapshots).run() as changes,
+            ):
+                _write(changes, format_, out)
+        except GoneError as error:
+            raise LogError(
+                f"generation {generation} cannot be made live: what it has not read yet is in no "
+                "file any more. Make the report anew with `processor replay`"
+            ) from error
 
 
 @app.command()
@@ -309,16 +333,16 @@ def prune(
             envvar="PROCESSOR_PRUNE_OLDER_THAN", help="An age, as 90d or 12h.", show_default=False
         ),
     ],
-    hours: Annotated[
+    report_hours: Annotated[
         bool,
         typer.Option(
-            "--hours",
-            envvar="PROCESSOR_PRUNE_HOURS",
+            "--report-hours",
+            envvar="PROCESSOR_PRUNE_REPORT_HOURS",
             help="Prune old hours of the report too; they are not counted again.",
         ),
     ] = False,
     database_url: DatabaseUrl = None,
-    checkpoints: Checkpoints = _CHECKPOINTS,
+    checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
     """Forget pointers to old dead letters, and generations that were replaced long ago.
 
@@ -326,7 +350,7 @@ def prune(
     """
     before = datetime.now(UTC) - duration("--older-than", older_than)
     with _opened(database_url, checkpoints) as (_, all_):
-        pruned = all_.prune(before, hours=hours)
+        pruned = all_.prune(before, hours=report_hours)
         _keep_snapshots(all_, snapshots_at(database_url, checkpoints))
     print(
         f"pruned {pruned.dead_letters} dead letters, {pruned.generations} generations, "

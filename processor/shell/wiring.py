@@ -54,4 +54,7 @@ def instant_of(option: str, text: str | None) -> datetime | None:
         raise SettingsError(
             f"{option}: {text!r} is no date or time; write 2022-01-01 or 2022-01-01T00:00:00Z"
         ) from None
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+    try:
+        return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+    except OverflowError:
+        raise SettingsError(f"{option}: {text!r} is before the year 1, or after 9999") from None

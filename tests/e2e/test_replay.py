@@ -314,7 +314,7 @@ def test_a_killed_replay_goes_on_where_it_was(command, db, tmp_path):
         killed.wait()
     left = progress(db)[0]
     done = command("replay", log, "--attribution-window", "5m")
-    assert f"generation {left} is of other settings" in done.stderr
+    assert f"generation {left} is of a replay with other settings" in done.stderr
     assert committed(done) == 2_700
     assert table(db) == report(lines_of(log), window=timedelta(minutes=5))
     assert states(command) == {generation: "kept", left + 1: "live"}
@@ -826,7 +826,7 @@ def test_old_hours_are_forgotten_and_do_not_come_back(command, db, tmp_path):
     log = append(tmp_path / "app.log", lines[:2_000])
     command("run", "--once", log, "--batch-lines", 100)
     command("replay", log)
-    told = command("prune", "--older-than", age(2), "--hours").stdout
+    told = command("prune", "--older-than", age(2), "--report-hours").stdout
     counted = report(lines_of(log))
     assert table(db) == from_hour(counted, 2)
     rows = len(counted) - len(table(db))
@@ -834,7 +834,7 @@ def test_old_hours_are_forgotten_and_do_not_come_back(command, db, tmp_path):
     append(log, lines[2_000:3_000])
     command("run", "--once", log)
     assert table(db) == from_hour(report(lines_of(log)), 2)
-    command("prune", "--older-than", "1d", "--hours")  # all of it is older
+    command("prune", "--older-than", "1d", "--report-hours")  # all of it is older
     first = min(hour for _, hour in table(db))
     assert first in {at_hour(6), at_hour(7)}
     append(log, lines[3_000:])
