@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import psycopg
 
 from processor.errors import StoreError
+
+_ENDED: Final = {"25P03", "25P04"}
+"""The server ended a transaction that lasted, or did nothing, for too long."""
 
 Connect = Callable[[], psycopg.Connection]
 
@@ -48,17 +52,13 @@ class Session:
         except psycopg.errors.DiskFull as error:
             self.close()
             raise DiskFullError(f"Postgres has no room: {_first_line(error)}") from error
-        except (
-            psycopg.OperationalError,
-            psycopg.InterfaceError,
-            psycopg.errors.IdleInTransactionSessionTimeout,
-        ) as error:
-            self.close()
-            raise ConnectionLostError(
-                f"the database is away or held up: {_first_line(error)}"
-            ) from error
         except psycopg.Error as error:
             self.close()
+            lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+            if lost or error.sqlstate in _ENDED:
+                raise ConnectionLostError(
+                    f"the database is away or held up: {_first_line(error)}"
+                ) from error
             raise StoreError(
                 f"Postgres refused a statement ({error.sqlstate}): {_first_line(error)}; nothing "
                 "of it was written. Check the rights and the schema of the database"

@@ -33,6 +33,7 @@ from processor.shell.stop import Stop
 
 IS_RUNNING_SECONDS: Final = 3.0
 """So long it is looked whether a replay on another machine commits."""
+_LONGEST_PAUSE_SECONDS: Final = 60.0
 _SMALL_GAP_BYTES: Final = 4 << 20
 """So much is folded and committed in a few tenths of a second, while the live one is held."""
 
@@ -242,7 +243,7 @@ class Replay:
             yield changes
 
     def _run(self) -> Changes | None:
-        is_saved = False
+        is_saved, failed = False, 0
         when_connected(self._move_on, self._stop, is_patient=False)
         while not self._stop.requested:
             if self._fold_on():
@@ -258,6 +259,8 @@ class Replay:
                     return self._changes
             except ConnectionLostError as error:
                 _log.warning("%s; trying again", error)
+                failed += 1  # who commits has waited for it: let them be for a while
+                self._stop.wait(min(2**failed, _LONGEST_PAUSE_SECONDS))
                 if not when_connected(self._look_whether_live, self._stop) or self._is_live:
                     return self._changes
             when_connected(self._move_on, self._stop, is_patient=False)
