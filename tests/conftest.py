@@ -1,5 +1,6 @@
 """What tests stand on: a real PostgreSQL, a fresh database for each test, and the command."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -31,15 +32,22 @@ def server(tmp_path_factory):
         yield make_conninfo(host=str(checkpoints / "postgres"), user="processor", dbname="postgres")
 
 
-@pytest.fixture
-def database_url(server):
-    """A connection string of a new and empty database."""
+@contextlib.contextmanager
+def new_database(server):
+    """Make a new and empty database, and yield its connection string."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
     yield make_conninfo(**{**conninfo_to_dict(server), "dbname": name})
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def database_url(server):
+    """A connection string of a new and empty database."""
+    with new_database(server) as url:
+        yield url
 
 
 @pytest.fixture

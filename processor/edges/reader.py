@@ -17,6 +17,10 @@ from processor.edges.session import Connect
 from processor.edges.store import READ_FILES, files_by_log
 from processor.errors import StoreError
 
+NO_REPORT: Final = "there is no report in this database yet; make one with `processor run LOG...`"
+
+_TIMEOUT: Final = "SELECT set_config('statement_timeout', %s, true)"
+
 _REPORT: Final = """
 SELECT customer_id, to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
     page_loads, clicks, unique_user_clicks, related_clicks, clicked_page_loads, click_through_rate
@@ -93,10 +97,14 @@ class DeadLetterGroup(NamedTuple):
 
 
 class Reader:
-    """The reading side of the database."""
+    """The reading side of the database.
 
-    def __init__(self, connect: Connect) -> None:
+    A statement may take `statement_seconds`, or as long as the server says.
+    """
+
+    def __init__(self, connect: Connect, statement_seconds: int | None = None) -> None:
         self._connect = connect
+        self._statement_seconds = statement_seconds
 
     def report(
         self,
@@ -145,6 +153,8 @@ class Reader:
             connection.transaction(),
             connection.cursor("rows", row_factory=namedtuple_row) as cursor,
         ):
+            if self._statement_seconds is not None:
+                connection.execute(_TIMEOUT, (f"{self._statement_seconds}s",))
             cursor.execute(query, values)
             yield from cursor
 
@@ -154,9 +164,7 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.UndefinedTable as error:
-        raise StoreError(
-            "there is no report in this database yet; make one with `processor run LOG...`"
-        ) from error
+        raise StoreError(NO_REPORT) from error
     except psycopg.Error as error:
         message = str(error).partition("\n")[0]
         raise StoreError(f"the database cannot be read: {message}") from error

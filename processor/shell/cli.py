@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from processor.edges.database import snapshots_at
+from processor.edges.database import database, snapshots_at
+from processor.edges.overview import Choice
 from processor.errors import ExitCode, ProcessorError, SettingsError
-from processor.shell import daemon, replays
+from processor.shell import daemon, replays, reports
 from processor.shell import generate as generator
 from processor.shell import report as rendering
+from processor.shell.hours import Zone
 from processor.shell.options import (
     CHECKPOINTS,
     CORES,
@@ -28,7 +30,7 @@ from processor.shell.options import (
     Workers,
     defaults,
 )
-from processor.shell.report import Format, TableOrJson
+from processor.shell.report import Format, ReportFormat, TableOrJson
 from processor.shell.settings import Beginning, run_settings
 from processor.shell.terminal import (
     asked_to_stop,
@@ -138,8 +140,13 @@ def run(
 @app.command()
 def report(
     format_: Annotated[
-        Format, typer.Option("--format", envvar="PROCESSOR_REPORT_FORMAT", help="How to write it.")
-    ] = Format.TABLE,
+        ReportFormat,
+        typer.Option(
+            "--format",
+            envvar="PROCESSOR_REPORT_FORMAT",
+            help="How to write it. `html` is a page with charts that needs nothing beside it.",
+        ),
+    ] = ReportFormat.TABLE,
     customer: Annotated[
         list[int] | None,
         typer.Option(
@@ -157,6 +164,22 @@ def report(
     to: Annotated[
         str | None, typer.Option(envvar="PROCESSOR_REPORT_TO", help="Only hours before this.")
     ] = None,
+    timezone: Annotated[
+        str,
+        typer.Option(
+            envvar="PROCESSOR_REPORT_TIMEZONE",
+            help="Show hours of this zone, which must be whole hours from UTC; `--from` and `--to` "
+            "are its times too.",
+        ),
+    ] = "UTC",
+    daily: Annotated[
+        bool,
+        typer.Option(
+            "--daily",
+            envvar="PROCESSOR_REPORT_DAILY",
+            help="Add up days of the zone. But not users: those of two hours may be the same.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -168,15 +191,22 @@ def report(
     database_url: DatabaseUrl = None,
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
-    """Show the hourly report: by hour and customer, hours in UTC.
+    """Show the hourly report: by hour and customer.
 
     `related_clicks` are clicks within the attribution window after a page load of the same visit,
     `clicked_page_loads` the page loads with such a click; their share of all page loads is
     `click_through_rate`. Unique users of several hours must not be added up.
     """
-    start, end = instant_of("--from", from_), instant_of("--to", to)
-    with open_reader(database_url, checkpoints) as reader, output_to(output) as out:
-        rendering.write_report(reader.report(customer or (), start, end), format_, out)
+    zone = Zone(timezone)
+    choice = Choice(
+        tuple(customer or ()),
+        instant_of("--from", from_, zone.tz),
+        instant_of("--to", to, zone.tz),
+    )
+    wanted = reports.Wanted(choice, zone, format_, output, daily)
+    wanted.check()
+    with database(database_url, checkpoints) as connect:
+        reports.write(connect, wanted)
 
 
 @app.command()
