@@ -98,6 +98,16 @@ class Reader:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
 
+    def ping(self) -> None:
+        """Have the database answer.
+
+        Raises:
+            StoreError: it does not.
+
+        """
+        with _in_words(), self._connect() as connection:
+            connection.execute("SELECT 1")
+
     def report(
         self,
         customers: Sequence[int] = (),

@@ -9,10 +9,14 @@ from typing import Annotated
 import typer
 
 from processor.edges.database import snapshots_at
+from processor.edges.listener import Address
 from processor.errors import ExitCode, ProcessorError, SettingsError
 from processor.shell import daemon, replays
 from processor.shell import generate as generator
 from processor.shell import report as rendering
+from processor.shell.health import Health
+from processor.shell.listening import listening, routes_of
+from processor.shell.metrics import Metrics
 from processor.shell.options import (
     CHECKPOINTS,
     CORES,
@@ -22,21 +26,24 @@ from processor.shell.options import (
     BatchSeconds,
     Checkpoints,
     DatabaseUrl,
+    Listen,
     Logs,
     MaxLineBytes,
+    ReadyLag,
     Timezone,
     Workers,
     defaults,
 )
+from processor.shell.pulse import Pulse
 from processor.shell.report import Format, TableOrJson
-from processor.shell.settings import Beginning, run_settings
+from processor.shell.settings import Beginning, duration, run_settings
 from processor.shell.terminal import (
     asked_to_stop,
     exit_on_sigterm,
     output_to,
     progress_bar,
 )
-from processor.shell.wiring import instant_of, open_reader, open_store, with_stdin
+from processor.shell.wiring import instant_of, open_database, open_reader, open_store, with_stdin
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -108,6 +115,8 @@ def run(
     allowed_lateness: AllowedLateness = "10m",
     timezone: Timezone = "UTC",
     max_line_bytes: MaxLineBytes = 1 << 20,
+    listen: Listen = None,
+    ready_lag: ReadyLag = "1m",
 ) -> None:
     """Fold logs into the report: what is there (`--once`), or line by line for ever.
 
@@ -129,10 +138,18 @@ def run(
         timezone=timezone,
         max_line_bytes=max_line_bytes,
     )
-    with asked_to_stop() as stop, open_store(database_url, checkpoints) as store:
-        store.migrate()
-        with progress_bar(has_end=once) as tell:
-            daemon.run(store, settings, stop, tell, snapshots_at(database_url, checkpoints))
+    address = Address.parse(listen) if listen else None
+    ready_after = duration("--ready-lag", ready_lag)
+    metrics, pulse = Metrics(), Pulse()
+    with (
+        asked_to_stop(on_look=pulse.beat) as stop,
+        open_database(database_url, checkpoints) as (store, reader),
+    ):
+        routes = routes_of(metrics, Health(metrics, pulse, reader.ping, ready_after))
+        with listening(address, routes), progress_bar(has_end=once) as tell:
+            store.migrate()
+            snapshots = snapshots_at(database_url, checkpoints)
+            daemon.run(store, settings, stop, tell, snapshots, metrics)
 
 
 @app.command()

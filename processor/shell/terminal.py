@@ -45,13 +45,17 @@ def spool_stdin(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def asked_to_stop(exit_code: ExitCode = ExitCode.DONE) -> Iterator[Stop]:
+def asked_to_stop(
+    exit_code: ExitCode = ExitCode.DONE, on_look: Callable[[], None] = lambda: None
+) -> Iterator[Stop]:
     """Let the first SIGTERM or SIGINT ask for a stop, and the second end the process at once.
+
+    Whenever a loop looks whether to stop, `on_look` is told.
 
     A stop that takes too long, because the database holds a statement up, is cut short with the
     exit code: what was not committed is folded again by the next run.
     """
-    stop = Stop()
+    stop = Stop(on_look)
 
     def ask(_number: int, _frame: object) -> None:
         if stop.requested:

@@ -38,6 +38,14 @@ def open_store(url: str | None, checkpoints: Path) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
+def open_database(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Reader]]:
+    """Open both sides of a database."""
+    log_to_stderr()
+    with database(url, checkpoints) as connect, contextlib.closing(Store(connect)) as store:
+        yield store, Reader(connect)
+
+
+@contextlib.contextmanager
 def open_reader(url: str | None, checkpoints: Path) -> Iterator[Reader]:
     """Open the reading side of a database."""
     with database(url, checkpoints) as connect:
