@@ -3,6 +3,7 @@
 import sys
 import time
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,13 @@ import typer
 
 from processor.edges.database import snapshots_at
 from processor.edges.listener import Address
-from processor.errors import ExitCode, ProcessorError, SettingsError
+from processor.errors import SettingsError
 from processor.shell import daemon, replays
 from processor.shell import generate as generator
 from processor.shell import report as rendering
 from processor.shell.health import Health
 from processor.shell.listening import listening, routes_of
+from processor.shell.logs import LogLevel, end_with, log_to_stderr
 from processor.shell.metrics import Metrics
 from processor.shell.options import (
     CHECKPOINTS,
@@ -56,6 +58,12 @@ app = typer.Typer(
 app.add_typer(replays.app)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"processor {version('processor')}")
+        raise typer.Exit
+
+
 @app.callback()
 def processor(
     context: typer.Context,
@@ -67,6 +75,20 @@ def processor(
             "or the command line says goes first.",
         ),
     ] = None,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(
+            envvar="PROCESSOR_LOG_LEVEL",
+            help="What to say on standard error: this and what is more urgent. As JSON lines where "
+            "that is no terminal.",
+        ),
+    ] = LogLevel.INFO,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Show the version, and exit."
+        ),
+    ] = False,
 ) -> None:
     """Turn the event logs of referral pages into an exact hourly report in Postgres.
 
@@ -77,6 +99,7 @@ def processor(
     Try it: `processor generate --events 10000 --output app.log`, `processor run --once app.log`,
     `processor report`.
     """
+    log_to_stderr(log_level)
     if config is not None:
         context.default_map = defaults(config, context)
 
@@ -341,11 +364,8 @@ def generate(
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     exit_on_sigterm()
+    log_to_stderr()
     try:
         app(prog_name="processor")
-    except ProcessorError as error:
-        print(f"processor: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        print(f"processor: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        sys.exit(ExitCode.FAILED)
+    except Exception as error:  # noqa: BLE001 - the last word: one line, whatever went wrong
+        sys.exit(end_with(error))

@@ -105,4 +105,9 @@ class _Summary:
             self._lines,
             self._dead_letters,
             self._batches,
+            extra={
+                "lines": self._lines,
+                "dead_letters": self._dead_letters,
+                "batches": self._batches,
+            },
         )
