@@ -39,6 +39,7 @@ from processor.shell.options import (
 from processor.shell.pulse import Pulse
 from processor.shell.report import Format, TableOrJson
 from processor.shell.settings import Beginning, duration, run_settings
+from processor.shell.stop import Stop
 from processor.shell.terminal import (
     asked_to_stop,
     exit_on_sigterm,
@@ -163,9 +164,10 @@ def run(
     )
     address = Address.parse(listen) if listen else None
     ready_after = duration("--ready-lag", ready_lag)
-    metrics, pulse = Metrics(), Pulse()
+    metrics = Metrics()
+    pulse = Pulse(lambda: metrics.has_begun)
     with (
-        asked_to_stop(on_look=pulse.beat) as stop,
+        asked_to_stop(stop=Stop(pulse.beat, pulse.beat_seconds)) as stop,
         open_database(database_url, checkpoints) as (store, reader),
     ):
         routes = routes_of(metrics, Health(metrics, pulse, reader.ping, ready_after))

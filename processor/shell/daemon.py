@@ -21,7 +21,6 @@ from processor.shell.batches import Batches
 from processor.shell.committer import Committer
 from processor.shell.folding import Folding
 from processor.shell.metrics import Metrics
-from processor.shell.pulse import BEAT_SECONDS
 from processor.shell.retry import when_connected
 from processor.shell.settings import Beginning, RunSettings
 from processor.shell.snapshots import Snapshots
@@ -203,7 +202,7 @@ class Daemon:
 
     def _seconds_until_due(self) -> float:
         """Return in how many seconds to turn again, though no log was changed."""
-        due_in = [BEAT_SECONDS, *self._folding.wakes_in()]
+        due_in = [self._stop.look_seconds, *self._folding.wakes_in()]
         if not self._folding.logs or any(map(is_pattern, self.settings.logs)):
             due_in.append(LOOK_SECONDS)
         if (left := self._batches.due_in()) is not None:

@@ -5,38 +5,39 @@ looked at it for long would not stop either: it is stuck.
 """
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from processor.edges.notify import notify, watchdog_seconds
+from processor.shell.stop import LOOK_SECONDS
 
-BEAT_SECONDS: Final = 10.0
-"""A loop that waits wakes up as often as this."""
 STUCK_SECONDS: Final = 120.0
 """More than anything takes that a loop does between two looks: reading a large snapshot, say."""
 
 
 class Pulse:
-    """Beats when a loop turns, and tells the watchdog of systemd, if there is one."""
+    """Beats when a loop turns, and tells systemd of it, if that has started the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_begun: Callable[[], bool]) -> None:
+        self._has_begun = has_begun
+        self._is_ready = False
         self._beat_at = time.monotonic()
-        every = watchdog_seconds()
-        self._tell_every = None if every is None else every / 3
         self._told_at = 0.0
+        watchdog = watchdog_seconds()
+        self.beat_seconds = LOOK_SECONDS if watchdog is None else min(watchdog / 3, LOOK_SECONDS)
+        """How often a loop is to turn at least."""
 
     def beat(self) -> None:
         """Take note that a loop turns."""
         self._beat_at = now = time.monotonic()
-        if self._tell_every is not None and now - self._told_at >= self._tell_every:
+        if not self._is_ready and self._has_begun():
+            self._is_ready = True
+            notify("READY=1")
+        if now - self._told_at >= self.beat_seconds / 2:
             self._told_at = now
             notify("WATCHDOG=1")
 
     @property
-    def silent_seconds(self) -> float:
-        """For how long no loop has turned."""
-        return time.monotonic() - self._beat_at
-
-    @property
     def is_alive(self) -> bool:
         """Whether a loop turned lately."""
-        return self.silent_seconds < STUCK_SECONDS
+        return time.monotonic() - self._beat_at < STUCK_SECONDS

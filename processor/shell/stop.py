@@ -5,13 +5,20 @@ from collections.abc import Callable
 from typing import Final
 
 POLL_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 10.0
 
 
 class Stop:
-    """Asked for by a signal handler, looked at by each loop, which is told to `on_look`."""
+    """Asked for by a signal handler, looked at by each loop, which is told to `on_look`.
 
-    def __init__(self, on_look: Callable[[], None] = lambda: None) -> None:
+    A loop that waits looks every `look_seconds` at least.
+    """
+
+    def __init__(
+        self, on_look: Callable[[], None] = lambda: None, look_seconds: float = LOOK_SECONDS
+    ) -> None:
         self._on_look = on_look
+        self.look_seconds = look_seconds
         self._requested = False
 
     @property
