@@ -165,8 +165,8 @@ def _in_words() -> Iterator[None]:
         yield
     except psycopg.errors.UndefinedTable as error:
         raise StoreError(
-            "there is no report in this database yet, or none that this user may see; make one with "
-            "`processor run LOG...`"
+            "there is no report in this database yet, or none that this user may see; make one "
+            "with `processor run LOG...`"
         ) from error
     except psycopg.Error as error:
         message = str(error).partition("\n")[0]
