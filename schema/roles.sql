@@ -2,8 +2,8 @@
 --
 --     processor migrate                                  -- as the owner of the tables
 --     psql "$PROCESSOR_DATABASE_URL" -f schema/roles.sql -- as the owner, who may create roles
---     CREATE ROLE grafana LOGIN PASSWORD '…' IN ROLE processor_reader;
---     CREATE ROLE folder  LOGIN PASSWORD '…' IN ROLE processor_writer;
+--     CREATE ROLE reader LOGIN PASSWORD '…' IN ROLE processor_reader;
+--     CREATE ROLE writer LOGIN PASSWORD '…' IN ROLE processor_writer;
 --
 -- processor_reader: report, status, dead-letters, verify, doctor. It can write nothing.
 -- processor_writer: run. It can neither delete what was counted nor change a table; what does, is
