@@ -211,7 +211,8 @@ def _listen(address: Address) -> socket.socket:
         family, *_, at = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         return socket.create_server(at[:2], family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is no name of a host"
+        words = error.strerror if isinstance(error, OSError) else "is no name of a host"
+        reason = str(words).partition(" (")[0]  # Python adds the address
         raise SettingsError(
             f"--listen: {address.host}:{address.port}: {reason}; choose another address, or end "
             "what listens there"

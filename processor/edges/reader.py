@@ -17,7 +17,10 @@ from processor.edges.session import Connect
 from processor.edges.store import READ_FILES, files_by_log
 from processor.errors import StoreError
 
-NO_REPORT: Final = "there is no report in this database yet; make one with `processor run LOG...`"
+NO_REPORT: Final = (
+    "there is no report in this database yet, or none that this user may see; make one with "
+    "`processor run LOG...`"
+)
 
 _TIMEOUT: Final = "SELECT set_config('statement_timeout', %s, true)"
 
@@ -105,6 +108,16 @@ class Reader:
     def __init__(self, connect: Connect, statement_seconds: int | None = None) -> None:
         self._connect = connect
         self._statement_seconds = statement_seconds
+
+    def ping(self) -> None:
+        """Have the database answer.
+
+        Raises:
+            StoreError: it does not.
+
+        """
+        with _in_words(), self._connect() as connection:
+            connection.execute("SELECT 1")
 
     def report(
         self,

@@ -7,10 +7,11 @@ the `<title>` of its mark.
 
 from collections.abc import Mapping, Sequence
 from math import floor, log10
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from xml.etree import ElementTree as ET
 
-import pygal
+if TYPE_CHECKING:
+    from pygal.graph.graph import Graph
 
 _WIDTH: Final = 720
 _HEIGHT: Final = 220
@@ -40,6 +41,8 @@ def bars(told: str, periods: Sequence[Period], named: Mapping[str, Sequence[int]
 
     `told` says in words what there is to see.
     """
+    import pygal  # noqa: PLC0415 - only who draws waits for it
+
     highest = max(max(values) for values in named.values())
     chart = pygal.Bar(**_look(periods, _ticks(highest)), value_formatter=_count)
     for name, values in named.items():
@@ -60,6 +63,8 @@ def rates(
     highs: Sequence[float | None],
 ) -> str:
     """Return a chart of shares between 0 and 1, with the intervals in which they likely lie."""
+    import pygal  # noqa: PLC0415 - as above
+
     highest = max((high for high in highs if high is not None), default=1.0)
     chart = pygal.Line(
         **_look(periods, _ticks(highest)), value_formatter=_whole_percent, allow_interruptions=True
@@ -120,7 +125,7 @@ def _look(periods: Sequence[Period], ticks: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _drawing(chart: pygal.Graph, told: str, marks: Sequence[Mark]) -> str:
+def _drawing(chart: "Graph", told: str, marks: Sequence[Mark]) -> str:
     """Return the drawing alone, each mark with what is told of it."""
     root = ET.fromstring(chart.render(is_unicode=True))  # noqa: S314 - made a line ago
     for element in root.iter():

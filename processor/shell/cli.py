@@ -2,19 +2,28 @@
 
 import sys
 import time
+from contextlib import closing
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from processor.edges.database import database, snapshots_at
+from processor.edges.listener import Address
 from processor.edges.overview import Choice
-from processor.errors import ExitCode, ProcessorError, SettingsError
+from processor.edges.reader import Reader
+from processor.edges.store import Store
+from processor.errors import SettingsError
 from processor.shell import daemon, replays, reports
 from processor.shell import generate as generator
 from processor.shell import report as rendering
+from processor.shell.health import Health
 from processor.shell.hours import Zone
+from processor.shell.listening import listening, routes_of
+from processor.shell.logs import LogLevel, end_with, log_to_stderr
+from processor.shell.metrics import Metrics
 from processor.shell.options import (
     CHECKPOINTS,
     CORES,
@@ -24,14 +33,19 @@ from processor.shell.options import (
     BatchSeconds,
     Checkpoints,
     DatabaseUrl,
+    Listen,
     Logs,
     MaxLineBytes,
+    ReadyLag,
     Timezone,
     Workers,
     defaults,
 )
+from processor.shell.pages import Pages
+from processor.shell.pulse import Pulse
 from processor.shell.report import Format, ReportFormat, TableOrJson
-from processor.shell.settings import Beginning, run_settings
+from processor.shell.settings import Beginning, duration, run_settings
+from processor.shell.stop import Stop
 from processor.shell.terminal import (
     asked_to_stop,
     exit_on_sigterm,
@@ -51,6 +65,12 @@ app = typer.Typer(
 app.add_typer(replays.app)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"processor {version('processor')}")
+        raise typer.Exit
+
+
 @app.callback()
 def processor(
     context: typer.Context,
@@ -62,6 +82,20 @@ def processor(
             "or the command line says goes first.",
         ),
     ] = None,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(
+            envvar="PROCESSOR_LOG_LEVEL",
+            help="What to say on standard error: this and what is more urgent. As JSON lines where "
+            "that is no terminal.",
+        ),
+    ] = LogLevel.INFO,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Show the version, and exit."
+        ),
+    ] = False,
 ) -> None:
     """Turn the event logs of referral pages into an exact hourly report in Postgres.
 
@@ -72,6 +106,7 @@ def processor(
     Try it: `processor generate --events 10000 --output app.log`, `processor run --once app.log`,
     `processor report`.
     """
+    log_to_stderr(log_level)
     if config is not None:
         context.default_map = defaults(config, context)
 
@@ -110,6 +145,8 @@ def run(
     allowed_lateness: AllowedLateness = "10m",
     timezone: Timezone = "UTC",
     max_line_bytes: MaxLineBytes = 1 << 20,
+    listen: Listen = None,
+    ready_lag: ReadyLag = "1m",
 ) -> None:
     """Fold logs into the report: what is there (`--once`), or line by line for ever.
 
@@ -131,10 +168,22 @@ def run(
         timezone=timezone,
         max_line_bytes=max_line_bytes,
     )
-    with asked_to_stop() as stop, open_store(database_url, checkpoints) as store:
-        store.migrate()
-        with progress_bar(has_end=once) as tell:
-            daemon.run(store, settings, stop, tell, snapshots_at(database_url, checkpoints))
+    address = Address.parse(listen) if listen else None
+    ready_after = duration("--ready-lag", ready_lag)
+    metrics = Metrics()
+    pulse = Pulse(lambda: metrics.has_begun)
+    with (
+        asked_to_stop(stop=Stop(pulse.beat, pulse.beat_seconds)) as stop,
+        database(database_url, checkpoints) as connect,
+        closing(Store(connect)) as store,
+        closing(Pages(connect)) as pages,
+    ):
+        health = Health(metrics, pulse, Reader(connect).ping, ready_after)
+        routes = {**pages.routes, **routes_of(metrics, health)}
+        with listening(address, routes), progress_bar(has_end=once) as tell:
+            store.migrate()
+            snapshots = snapshots_at(database_url, checkpoints)
+            daemon.run(store, settings, stop, tell, snapshots, metrics)
 
 
 @app.command()
@@ -354,11 +403,8 @@ def generate(
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     exit_on_sigterm()
+    log_to_stderr()
     try:
         app(prog_name="processor")
-    except ProcessorError as error:
-        print(f"processor: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        print(f"processor: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        sys.exit(ExitCode.FAILED)
+    except Exception as error:  # noqa: BLE001 - the last word: one line, whatever went wrong
+        sys.exit(end_with(error))

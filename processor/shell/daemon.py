@@ -20,6 +20,7 @@ from processor.errors import LogError, ReplacedError, StoreError
 from processor.shell.batches import Batches
 from processor.shell.committer import Committer
 from processor.shell.folding import Folding
+from processor.shell.metrics import Metrics
 from processor.shell.retry import when_connected
 from processor.shell.settings import Beginning, RunSettings
 from processor.shell.snapshots import Snapshots
@@ -42,6 +43,7 @@ def run(
     stop: Stop,
     progress: Progress = lambda _done, _all: None,
     snapshots: SnapshotFiles | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Fold logs into the live report, until they are at their end (`once`) or a stop is asked for.
 
@@ -53,10 +55,12 @@ def run(
 
     """
     collect_seldom()
+    metrics = metrics or Metrics()
     rules = store.adopt(settings.rules)
     has_begun = False
     while not stop.requested:
-        daemon = Daemon(store, settings, rules, stop, progress, snapshots)
+        metrics.adopted(store.generation, rules)
+        daemon = Daemon(store, settings, rules, stop, progress, snapshots, metrics)
         try:
             if snapshots:
                 snapshots.keep_only(store.generations())
@@ -96,14 +100,16 @@ class Daemon:
         stop: Stop,
         progress: Progress,
         snapshots: SnapshotFiles | None,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self.settings = settings
         self._stop = stop
         self._progress = progress
+        self._metrics = metrics
         self._known: set[Path] = set()
         self._look_at = 0.0
-        self._committer = Committer(store, stop)
+        self._committer = Committer(store, stop, metrics)
         saved = Snapshots(snapshots and snapshots.of(store.generation), rules)
         drain_seconds = 0 if settings.once else DRAIN_SECONDS
         self._folding = Folding(settings, rules, stop, saved, drain_seconds)
@@ -121,8 +127,10 @@ class Daemon:
         try:
             self._known = set(map(Path, self._store.known_paths()))
             self._open_logs()
+            self._metrics.turned(self._folding, is_idle=False)
             while not self._stop.requested:
                 found = self._batches.fold_next()
+                self._metrics.turned(self._folding, is_idle=not found)
                 self._progress(self._folding.bytes_folded, self._folding.bytes_in_all)
                 if self._look_is_due(found) and self._look():
                     continue
@@ -192,11 +200,11 @@ class Daemon:
         named = logs_of(self.settings.logs, {*self._known, *opened})
         return list(dict.fromkeys([*opened, *named]))
 
-    def _seconds_until_due(self) -> float | None:
-        """Return in how many seconds a batch is to be committed or a file to be left, if any is."""
-        due_in = self._folding.wakes_in()
+    def _seconds_until_due(self) -> float:
+        """Return in how many seconds to turn again, though no log was changed."""
+        due_in = [self._stop.look_seconds, *self._folding.wakes_in()]
         if not self._folding.logs or any(map(is_pattern, self.settings.logs)):
             due_in.append(LOOK_SECONDS)
         if (left := self._batches.due_in()) is not None:
             due_in.append(max(left, 0))
-        return min(due_in, default=None)
+        return min(due_in)

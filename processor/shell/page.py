@@ -11,10 +11,9 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from io import StringIO
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlencode
 
-import jinja2
 from markupsafe import Markup
 
 from processor.core.model import MINUTE_US
@@ -24,6 +23,9 @@ from processor.shell.charts import bars, percent, rates
 from processor.shell.figures import Figure, Figures
 from processor.shell.hours import Zone
 from processor.shell.report import ReportFormat, write_report
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 POLL_SECONDS: Final = 2
 TABLE_ROWS: Final = 500
@@ -168,7 +170,9 @@ def _hash(name: str) -> str:
 
 
 @cache
-def _template() -> jinja2.Template:
+def _template() -> "Template":
+    import jinja2  # noqa: PLC0415 - only who makes a page waits for it
+
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

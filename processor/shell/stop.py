@@ -1,16 +1,35 @@
 """What asks a loop to end."""
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 POLL_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 10.0
 
 
 class Stop:
-    """Asked for by a signal handler, looked at by the loop."""
+    """Asked for by a signal handler, looked at by each loop, which is told to `on_look`.
 
-    def __init__(self) -> None:
-        self.requested = False
+    A loop that waits looks every `look_seconds` at least.
+    """
+
+    def __init__(
+        self, on_look: Callable[[], None] = lambda: None, look_seconds: float = LOOK_SECONDS
+    ) -> None:
+        self._on_look = on_look
+        self.look_seconds = look_seconds
+        self._requested = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether to end."""
+        self._on_look()
+        return self._requested
+
+    @requested.setter
+    def requested(self, requested: bool) -> None:
+        self._requested = requested
 
     def wait(self, seconds: float) -> bool:
         """Sleep, or less when a stop is asked for; return whether it is."""
