@@ -56,6 +56,20 @@ def connect(database_url):
     return lambda: psycopg.connect(database_url, autocommit=True, prepare_threshold=None)
 
 
+HOSTILE_NAME = "<img src=x onerror=window.hit=1><script>window.hit=1;<b>&amp;\"'.log"
+"""Of a log. It is the one value of the report that somebody else may choose."""
+
+
+@pytest.fixture(scope="session")
+def folded_url(server, tmp_path_factory):
+    """A connection string of a database that holds a report of 30 hours; it is only read."""
+    log = tmp_path_factory.mktemp("folded") / HOSTILE_NAME
+    log.write_text("".join(f"{line}\n" for line in generate(LogShape(3_000, hours=30, seed=3))))
+    with new_database(server) as url:
+        Command(url, log.parent)("run", "--once", log)
+        yield url
+
+
 def forget_all(connect):
     """Empty the database of a test."""
     with connect() as connection:

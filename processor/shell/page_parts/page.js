@@ -9,7 +9,8 @@ const shown = document.querySelector("#shown");
 const pick = document.querySelector("#pick");
 const state = document.querySelector("#state");
 let sortedBy = null;
-let etag = null;
+const { every, version } = document.body.dataset;
+let etag = `"${version}"`;
 
 function valueOf(row, column) {
   const text = row.cells[column].textContent.trim();
@@ -88,7 +89,7 @@ function show(text) {
 async function follow() {
   if (!document.hidden) {
     try {
-      const headers = etag ? { "If-None-Match": etag } : {};
+      const headers = { "If-None-Match": etag };
       const answer = await fetch(location.href, { headers, cache: "no-store" });
       if (answer.status === 200) show(await answer.text());
       else if (answer.status !== 304) throw new Error(answer.statusText);
@@ -98,7 +99,7 @@ async function follow() {
       say("The processor does not answer; this may be old. Trying again.");
     }
   }
-  setTimeout(follow, 1000 * Number(document.body.dataset.live));
+  setTimeout(follow, 1000 * Number(every));
 }
 
 function say(words) {
@@ -118,4 +119,4 @@ if (pick) {
   pick.addEventListener("change", choose);
   choose();
 }
-if (document.body.dataset.live) follow();
+if (every) follow();
