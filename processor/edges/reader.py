@@ -3,7 +3,7 @@
 Each call reads one consistent state, whatever is committed meanwhile.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -124,8 +124,11 @@ class Reader:
         customers: Sequence[int] = (),
         start: datetime | None = None,
         end: datetime | None = None,
-    ) -> Iterator[ReportRow]:
-        """Yield the rows of the hours from `start` to before `end`, by hour and customer."""
+    ) -> Generator[ReportRow, None, None]:
+        """Yield the rows of the hours from `start` to before `end`, by hour and customer.
+
+        Who stops half-way closes it, so that the connection is let go.
+        """
         chosen = {"customers": list(customers) or None, "start": start, "end": end}
         for row in self._stream(_REPORT, chosen):
             yield ReportRow(*row)

@@ -1,14 +1,15 @@
 """What the listener serves to people: the page of the report at `/`, its rows at `/api/report`.
 
 The fold needs the processor that they take. So a page is made anew only when the report has changed
-and somebody asks for it, and each is followed by a rest of `_REST` times what it took. Pages share
-one connection to the database, and `_READERS` at once read rows over one of their own; who comes
+and somebody asks for it, and each is followed by a rest of `REST` times what it took. Pages share
+one connection to the database, and `READERS` at once read rows over one of their own; who comes
 meanwhile waits a little, and then is told to come again.
 """
 
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -22,10 +23,10 @@ from processor.shell.page import TABLE_ROWS, Download, policy, render
 from processor.shell.report import ReportFormat, report_parts
 from processor.shell.wiring import instant_of
 
-_REST: Final = 20
-_READERS: Final = 4
+REST: Final = 20
+READERS: Final = 4
 _WAIT_SECONDS: Final = 2.0
-_KEPT_PAGES: Final = 8
+KEPT_PAGES: Final = 8
 _MAX_CUSTOMERS: Final = 100
 _INT64_END: Final = 1 << 63
 
@@ -60,12 +61,13 @@ class _Page(NamedTuple):
 
 
 class Pages:
-    """Serves the report of a database."""
+    """Serves the report of a database. After a page was made comes a `rest`, in times of that."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, rest: float = REST) -> None:
         self._connect = connect
+        self._rest = rest
         self._overviews = Overviews(connect)
-        self._readers = threading.BoundedSemaphore(_READERS)
+        self._readers = threading.BoundedSemaphore(READERS)
         self._making = threading.Lock()
         self._kept: dict[Asked, _Page] = {}
         self._rest_until = 0.0
@@ -123,11 +125,12 @@ class Pages:
         try:
             zone = Zone(asked.zone, "timezone")
             rows = Reader(self._connect, STATEMENT_SECONDS).report(*asked.choice)
-            parts = report_parts(in_zone(rows, zone), asked.format_)
-            first = next(parts)
-            yield b""
-            yield first
-            yield from parts
+            with closing(rows):
+                parts = report_parts(in_zone(rows, zone), asked.format_)
+                first = next(parts)
+                yield b""
+                yield first
+                yield from parts
         finally:
             self._readers.release()
 
@@ -157,10 +160,10 @@ class Pages:
         overview = self._overviews.read(asked.choice, zone.periods, 0, TABLE_ROWS)
         download = Download(asked.link(ReportFormat.CSV), asked.link(ReportFormat.JSON))
         html = render(overview, zone, asked.choice, download, live=True)
-        self._rest_until = time.monotonic() + (time.thread_time() - began) * _REST
+        self._rest_until = time.monotonic() + (time.thread_time() - began) * self._rest
         self._kept.pop(asked, None)
         self._kept[asked] = page = _Page(overview.version, html.encode())
-        while len(self._kept) > _KEPT_PAGES:
+        while len(self._kept) > KEPT_PAGES:
             del self._kept[next(iter(self._kept))]
         return page
 
