@@ -21,6 +21,8 @@ from processor.errors import StoreError
 
 STATEMENT_SECONDS: Final = 10
 MOST_CUSTOMERS: Final = 10_000
+AHEAD_HOURS: Final = 24
+"""A log of few lines is so far ahead of its watermark that what follows is not yet believed."""
 
 _ONE_STATE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _TIMEOUT: Final = f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"
@@ -48,7 +50,7 @@ _SUMS: Final = """
     coalesce(sum(unique_user_clicks), 0)::bigint, coalesce(sum(related_clicks), 0)::bigint,
     coalesce(sum(clicked_page_loads), 0)::bigint"""
 
-_IS_AHEAD: Final = "coalesce(number > %(come_to)s::bigint, false)"
+_IS_AHEAD: Final = "coalesce(number > %(drawn_to)s::bigint, false)"
 
 _EXTENT: Final = f"""{_CHOSEN}
 SELECT count(*), count(DISTINCT customer_id), min(number),
@@ -80,9 +82,10 @@ class Choice(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """How many rows and customers there are; the `first` hour, and the `last` that a log came to.
+    """How many rows and customers there are, and the `first` and `last` hour.
 
-    `ahead` rows are of hours that no log has come to yet: their clocks went wild.
+    But `ahead` rows are of later hours, more than `AHEAD_HOURS` after all watermarks: their clocks
+    went wild, and no chart should have to reach them.
     """
 
     rows: int
@@ -190,8 +193,9 @@ def _read(
         "end": choice.end,
     }
     logs = connection.execute(_LOGS, values).fetchall()
-    come_to = max((mark // HOUR_US for _, mark in logs if mark is not None), default=None)
-    row = _only(connection.execute(_EXTENT, values | {"come_to": come_to}))
+    marks = [mark for _, mark in logs if mark is not None]
+    drawn_to = max(marks) // HOUR_US + AHEAD_HOURS if marks else None
+    row = _only(connection.execute(_EXTENT, values | {"drawn_to": drawn_to}))
     extent, totals = Extent(*row[:5]), Counts(*row[5:])
     loads = connection.execute(_CUSTOMERS, values).fetchall()
     cut = [] if extent.first is None or extent.last is None else periods(extent.first, extent.last)

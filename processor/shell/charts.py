@@ -84,8 +84,8 @@ def rates(
 
 
 def percent(share: float) -> str:
-    """Return a share in percent: `13.7 %`."""
-    return f"{share * 100:.1f} %"
+    """Return a share in percent, as `13.7 %`, that no line breaks."""
+    return f"{share * 100:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _count(number: float) -> str:

@@ -181,6 +181,7 @@ def _template() -> "Template":
         "script": Markup(_part("page.js")),  # noqa: S704 - our own
         "styles": Markup(_part("page.css")),  # noqa: S704 - our own
         "every_seconds": POLL_SECONDS,
+        "everything": Choice(),
         "logs_told": _LOGS_TOLD,
         "least_ranked": LEAST_RANKED,
         "most_customers": MOST_CUSTOMERS,

@@ -211,7 +211,7 @@ def test_the_page_shows_the_rows_of_the_report(folded):
         [row[0], row[1][:16].replace("T", " "), *row[2:7]] for row in rows
     ]
     assert all(
-        cells[7] == f"{float(row[7]) * 100:.1f} %"
+        cells[7] == f"{float(row[7]) * 100:.1f}\N{NO-BREAK SPACE}%"
         for cells, row in zip(page.tables[-1][1:], rows, strict=True)
     )
 
@@ -263,7 +263,7 @@ def test_a_page_without_rows_or_rates_says_so(command, tmp_path):
     assert "no click-through rate" in html_of(command)
     assert Page(html_of(command)).tables[-1][1][7] == "\u2013"
     nothing = html_of(command, customers=(6,))
-    assert "No hours of the report are chosen" in nothing
+    assert "There are no such hours in the report." in nothing
 
 
 def test_a_page_of_many_rows_shows_the_latest_and_says_so(command, make_log):

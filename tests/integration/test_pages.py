@@ -294,9 +294,10 @@ def test_a_page_of_many_years_and_customers_stays_small(own_site, database_url):
     assert "Only the 10,000 customers with the most page loads are" in page.text
 
 
-def test_hours_ahead_of_all_logs_are_told_of_and_not_drawn(own_site, database_url):
-    """A clock that was a thousand years ahead does not flatten the chart."""
+def test_hours_far_ahead_of_all_logs_are_told_of_and_not_drawn(own_site, database_url):
+    """A clock that was a thousand years ahead does not flatten the chart; some hours are drawn."""
     add_rows(database_url, customers=2, hours=5)
+    add_rows(database_url, customers=1, hours=1, first="2022-01-02 03:00Z")
     add_rows(database_url, customers=1, hours=1, first="3022-01-01Z")
     with psycopg.connect(database_url) as connection:
         connection.execute(
@@ -304,8 +305,8 @@ def test_hours_ahead_of_all_logs_are_told_of_and_not_drawn(own_site, database_ur
             "SELECT generation, '/app.log', 'x', '2022-01-01 04:59:00Z' FROM generations"
         )
     page = get(own_site, "/").text
-    assert "1 rows are of hours that no log has come to yet" in page
-    assert "2022-01-01 00:00 to 2022-01-01 04:59" in page
+    assert "1 rows are more than a day ahead of all logs" in page
+    assert "2022-01-01 00:00 to 2022-01-02 03:59" in page
     assert "Click-through rate by hour" in page
     assert "3022-01-01 00:00" in page
 

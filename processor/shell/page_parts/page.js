@@ -1,6 +1,7 @@
 "use strict";
 
-// The page is whole without this: it sorts and filters the table, chooses charts, and follows the report.
+// The page is whole without this, which sorts and filters the table, chooses charts, and follows
+// the report.
 
 const table = document.querySelector("#table");
 const heads = [...table.tHead.rows[0].cells];
@@ -8,13 +9,13 @@ const filter = document.querySelector("#filter");
 const shown = document.querySelector("#shown");
 const pick = document.querySelector("#pick");
 const state = document.querySelector("#state");
+const every = document.body.dataset.every; // seconds; in a file there is none
 let sortedBy = null;
-const { every, version } = document.body.dataset;
-let etag = `"${version}"`;
+let etag = `"${document.body.dataset.version}"`;
 
 function valueOf(row, column) {
   const text = row.cells[column].textContent.trim();
-  const number = Number(text.replace(" %", ""));
+  const number = Number(text.replace(/\s%$/, ""));
   return text === "–" ? null : Number.isNaN(number) ? text : number;
 }
 
