@@ -12,7 +12,7 @@ import typer
 from processor.edges.database import snapshots_at
 from processor.edges.listener import Address
 from processor.errors import SettingsError
-from processor.shell import daemon, replays
+from processor.shell import daemon, operations, replays
 from processor.shell import generate as generator
 from processor.shell import report as rendering
 from processor.shell.health import Health
@@ -46,6 +46,7 @@ from processor.shell.terminal import (
     output_to,
     progress_bar,
 )
+from processor.shell.watching import watch_status
 from processor.shell.wiring import instant_of, open_database, open_reader, open_store, with_stdin
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ app = typer.Typer(
     "**3** another processor owns the log, **4** `verify` found rows that differ.",
 )
 app.add_typer(replays.app)
+app.add_typer(operations.app)
 
 
 def _say_version(wanted: bool) -> None:
@@ -227,6 +229,14 @@ def status(
         TableOrJson,
         typer.Option("--format", envvar="PROCESSOR_STATUS_FORMAT", help="How to write it."),
     ] = TableOrJson.TABLE,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            envvar="PROCESSOR_STATUS_WATCH",
+            help="Show it live, with rates and the time left, until Ctrl-C.",
+        ),
+    ] = False,
     database_url: DatabaseUrl = None,
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
@@ -234,6 +244,10 @@ def status(
 
     For every log, `lines = applied + duplicates + ignored + dead_letters`.
     """
+    if watch:
+        with asked_to_stop() as stop, open_reader(database_url, checkpoints) as reader:
+            watch_status(reader.status, stop)
+        return
     with open_reader(database_url, checkpoints) as reader, output_to() as out:
         rendering.write_status(reader.status(), format_, out)
 
