@@ -93,6 +93,25 @@ def ledger(command):
     return Counter({name: log[column] for column, name in names.items()}), log["byte_offset"]
 
 
+def parts(lines, dice):
+    """Yield lines as they are written: some thousands at once."""
+    at = 0
+    while at < len(lines):
+        end = at + dice.randint(1, 8_000)
+        yield "".join(f"{line}\n" for line in lines[at:end])
+        at = end
+
+
+def caught_up(daemon, written):
+    """Wait until so many bytes are accounted for; return the metrics of then."""
+
+    def offset():
+        return sum(daemon.metrics()["processor_log_offset_bytes"].values())
+
+    wait_until(lambda: offset() == written, seconds=120, what=f"byte {written}")
+    return daemon.metrics()
+
+
 @pytest.mark.torture
 def test_a_fortnight(command, tmp_path):
     """No growth, no gap, counters equal to the ledger each day, the report that of the oracle."""
@@ -105,26 +124,17 @@ def test_a_fortnight(command, tmp_path):
     scraper = Scraper(daemon)
     scraper.start()
     days, written = [], 0
-    print(
-        f"{'day':>3} {'lines':>9} {'seconds':>7} {'MiB':>6} {'visits':>7} {'files':>5} {'scrapes':>7}"
-    )
+    print("day     lines seconds    MiB  visits files scrapes")
     for day, lines in enumerate(by_day(), 1):
         started = time.monotonic()
         if day > 1:
             rotate(log)
-        while lines:
-            part, lines = lines[: (size := dice.randint(1, 8_000))], lines[size:]
-            text = "".join(f"{line}\n" for line in part)
+        for part in parts(lines, dice):
             for path in (log, whole):
                 with path.open("a") as file:
-                    file.write(text)
-            written += len(text.encode())
-        wait_until(
-            lambda: daemon.value("processor_log_offset_bytes", str(log)) == written,
-            seconds=120,
-            what=f"day {day}",
-        )
-        metrics = daemon.metrics()
+                    file.write(part)
+            written += len(part.encode())
+        metrics = caught_up(daemon, written)
         assert (counted(metrics), written) == ledger(command)
         assert daemon.get("/readyz")[0] == 200
         days.append(metrics)
