@@ -22,12 +22,12 @@ from contextlib import suppress
 from email.message import Message
 from email.utils import formatdate
 from http import HTTPStatus
-from http.client import HTTPException, parse_headers
+from http.client import HTTPConnection, HTTPException, parse_headers
 from types import MappingProxyType, TracebackType
 from typing import Final, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
-from processor.errors import ProcessorError, SettingsError
+from processor.errors import ListenerError, ProcessorError, SettingsError
 
 THREADS: Final = 16
 BACKLOG: Final = 128
@@ -371,3 +371,25 @@ def _tell_of_failure(path: str, error: Exception) -> None:
     else:
         _log.error("%s cannot be served, by a defect: %s", path, type(error).__name__)
     _log.debug("%s cannot be served", path, exc_info=error)
+
+
+def ask(address: Address, path: str) -> tuple[int, str]:
+    """Return status and words of what a listener answers.
+
+    Raises:
+        ListenerError: nobody does.
+
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
+    connection = HTTPConnection(host, address.port, timeout=HEAD_SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode().strip()
+    except (OSError, HTTPException) as error:
+        raise ListenerError(
+            f"{host}:{address.port}: does not answer ({error}); is `processor run` there, with "
+            "--listen?"
+        ) from error
+    finally:
+        connection.close()

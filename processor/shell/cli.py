@@ -16,7 +16,7 @@ from processor.edges.overview import Choice
 from processor.edges.reader import Reader
 from processor.edges.store import Store
 from processor.errors import SettingsError
-from processor.shell import daemon, replays, reports
+from processor.shell import daemon, operations, replays, reports
 from processor.shell import generate as generator
 from processor.shell import report as rendering
 from processor.shell.health import Health
@@ -52,6 +52,7 @@ from processor.shell.terminal import (
     output_to,
     progress_bar,
 )
+from processor.shell.watching import watch_status
 from processor.shell.wiring import instant_of, open_reader, open_store, with_stdin
 
 app = typer.Typer(
@@ -63,6 +64,7 @@ app = typer.Typer(
     "**3** another processor owns the log, **4** `verify` found rows that differ.",
 )
 app.add_typer(replays.app)
+app.add_typer(operations.app)
 
 
 def _say_version(wanted: bool) -> None:
@@ -264,6 +266,14 @@ def status(
         TableOrJson,
         typer.Option("--format", envvar="PROCESSOR_STATUS_FORMAT", help="How to write it."),
     ] = TableOrJson.TABLE,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            envvar="PROCESSOR_STATUS_WATCH",
+            help="Show it live, with rates and the time left, until Ctrl-C.",
+        ),
+    ] = False,
     database_url: DatabaseUrl = None,
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
@@ -271,6 +281,10 @@ def status(
 
     For every log, `lines = applied + duplicates + ignored + dead_letters`.
     """
+    if watch:
+        with asked_to_stop() as stop, open_reader(database_url, checkpoints) as reader:
+            watch_status(reader.status, stop)
+        return
     with open_reader(database_url, checkpoints) as reader, output_to() as out:
         rendering.write_status(reader.status(), format_, out)
 

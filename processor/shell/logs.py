@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from enum import StrEnum
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
 
@@ -42,9 +42,17 @@ def log_to_stderr(level: LogLevel = LogLevel.INFO) -> None:
             *(_for_people() if is_terminal else _FOR_PROGRAMS),
         ],
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is just now: a progress bar has lines written above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 _FOR_PROGRAMS: Final = (

@@ -93,14 +93,19 @@ def page_of(connect: Connect, choice: Choice, zone: Zone) -> str:
 def _write_parquet(
     rows: Iterable[ReportRow | DayRow], fields: tuple[str, ...], output: Path
 ) -> None:
-    """Write a file that appears or changes only once it is whole."""
+    """Write a file, which appears or changes only once it is whole, or what it holds to a pipe."""
     types = {field: _PARQUET_TYPES.get(field, "BIGINT") for field in fields}
+    is_file = output.is_file() or not output.exists()
+    beside = output.resolve().parent if is_file else None
     try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".processor-") as folder:
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".processor-") as folder:
             csv, parquet = Path(folder) / "report.csv", Path(folder) / "report.parquet"
             with output_to(csv) as out:
                 write_report(rows, ReportFormat.CSV, out, fields)
             write_parquet(csv, types, parquet)
-            parquet.rename(output)
+            if is_file:
+                parquet.rename(output.resolve())
+            else:
+                output.write_bytes(parquet.read_bytes())
     except OSError as error:
         raise SettingsError(f"{output}: cannot be written: {error.strerror}") from error

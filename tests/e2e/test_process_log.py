@@ -116,3 +116,14 @@ def test_a_shell_completes_commands(command):
         ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout == "dead-letters\n"
+
+
+def test_no_level_tells_a_password(command, make_log):
+    """Of a database that is away, or of a URL that is none."""
+    log = make_log(events=10)
+    for url in ("postgresql://u:secret@127.0.0.1:9/x", "postgresql://u:sec@ret@127.0.0.1/x"):
+        command.environment["PROCESSOR_DATABASE_URL"] = url
+        failed = command("--log-level", "debug", "run", "--once", log, exit_code=None)
+        assert failed.returncode in (1, 2)
+        assert "secret" not in failed.stderr
+        assert "sec@ret" not in failed.stderr

@@ -66,6 +66,20 @@ def test_parquet_says_what_csv_says(folded, tmp_path):
     assert [path.name for path in tmp_path.glob("*report*")] == ["report.parquet"]
 
 
+def test_parquet_goes_through_pipes_and_links(folded, tmp_path):
+    """As other formats do; a link stays one."""
+    (tmp_path / "link").symlink_to("report.parquet")
+    folded("report", "--format", "parquet", "--output", "link")
+    assert (tmp_path / "link").is_symlink()
+    piped = folded("report", "--format", "parquet", "--output", "/dev/stdout", text=False).stdout
+    (tmp_path / "piped.parquet").write_bytes(piped)
+    query = "SELECT * FROM '{}' EXCEPT SELECT * FROM '{}'"
+    paths = tmp_path / "report.parquet", tmp_path / "piped.parquet"
+    assert duckdb.sql(query.format(*paths)).fetchall() == []
+    assert duckdb.sql(query.format(*reversed(paths))).fetchall() == []
+    assert duckdb.sql(f"SELECT count(*) FROM '{paths[0]}'").fetchone()[0] > 100
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

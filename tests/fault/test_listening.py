@@ -182,9 +182,12 @@ def test_a_loop_that_is_stuck_is_not_alive(command, writer, tmp_path):
     (tmp_path / "stuck").touch()
     writer.write(1)
     daemon.wait_for("/healthz", 503, "start anew")
+    address = daemon.url.removeprefix("http://")
+    assert "start anew" in command("healthcheck", "--listen", address, exit_code=1).stdout
     daemon.wait_for("/readyz", 503, "The loop does not turn.")
     (tmp_path / "stuck").unlink()
     daemon.wait_for("/healthz", 200)
+    assert command("healthcheck", "--listen", address).stdout == "The loop turns.\n"
     daemon.wait_for("/readyz", 200)
 
 

@@ -114,15 +114,13 @@ def test_a_day_has_the_hours_that_the_zone_gives_it(day, hours):
         ("2022-01-01T00", "2022-01-08T00", "day", 8),
         ("2021-12-31T23", "2022-12-31T00", "day", 366),
         ("2022-01-01T00", "2024-01-01T00", "month", 25),
-        ("0001-01-01T01", "9999-12-31T22", "month", MAX_MONTHS),
+        ("1950-01-01T00", "9999-12-30T00", "month", MAX_MONTHS),
     ],
 )
 @pytest.mark.parametrize("name", ["UTC", "Europe/Berlin", "America/Havana", "America/Sao_Paulo"])
 def test_many_hours_are_drawn_by_day_and_month(name, first, last, unit, periods):
     """However many there are, the periods follow each other, hold the last hour, and are few."""
     first, last = number(first), number(last)
-    if name != "UTC" and first < 0:
-        pytest.skip("no whole hours from UTC in the year 1")
     assert unit_of(first, last) == unit
     cut = Zone(name).periods(first, last)
     assert abs(len(cut) - 1 - periods) <= (name != "UTC")

@@ -1,11 +1,16 @@
 """What is counted of commits, whatever a log holds."""
 
+import re
+
+from conftest import PROJECT
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from processor.core.model import Checkpoint, Commit, LogCommit
+from processor.core.model import Checkpoint, Commit, LogCommit, Rules
 from processor.shell.metrics import MAX_LOGS, Metrics
 
+ROLES = {"processor_reader", "processor_writer"}
+LOG_METRICS = ("lag_bytes", "lag_seconds", "offset_bytes", "watermark_timestamp_seconds")
 HOSTILE = '"} 1\nprocessor_lines_total{outcome="applied"} 1e9 #'
 
 
@@ -98,10 +103,21 @@ def test_logs_are_bounded(tmp_path):
     """Of many logs, the first by path have series of their own; how many there are is known."""
     metrics = Metrics()
     metrics.turned(_Folding(tmp_path, MAX_LOGS + 5), is_idle=False)
-    for name in ("lag_bytes", "lag_seconds", "offset_bytes", "watermark_timestamp_seconds"):
+    for name in LOG_METRICS:
         assert len(samples(metrics, f"processor_log_{name}")) == MAX_LOGS
     assert samples(metrics, "processor_logs") == {(): MAX_LOGS + 5}
     assert samples(metrics, "processor_log_lag_bytes")[str(tmp_path / "000.log"),] == 20
     assert samples(metrics, "processor_log_watermark_timestamp_seconds").popitem()[1] == 5
     assert samples(metrics, "processor_open_visits") == {(): 7}
     assert samples(metrics, "processor_fold_seconds_sum") == {(): 0.25}
+
+
+def test_each_metric_is_explained():
+    """The table in the documentation has them all, and no others."""
+    metrics = Metrics()
+    metrics.adopted(1, Rules())
+    text = generate_latest(metrics.registry).decode()
+    there = set(re.findall(r"^# TYPE (processor_\w+)", text, re.MULTILINE))
+    there |= {f"processor_log_{name}" for name in LOG_METRICS}
+    documented = (PROJECT / "docs/operations.md").read_text()
+    assert set(re.findall(r"`(processor_[a-z_]+)[`{]", documented)) - ROLES == there
