@@ -1,9 +1,10 @@
 """What the listener serves to people: the page of the report at `/`, its rows at `/api/report`.
 
 The fold needs the processor that they take. So a page is made anew only when the report has changed
-and somebody asks for it, and each is followed by a rest of `REST` times what it took. Pages share
-one connection to the database, and `READERS` at once read rows over one of their own; who comes
-meanwhile waits a little, and then is told to come again.
+and somebody asks for it, and each is followed by a rest of `REST` times what it took. `VIEWERS` at
+once are given pages, over one connection to the database, and `READERS` read rows, each over one of
+their own; who comes meanwhile waits a little, and then is told to come again. So however slow the
+database is, most threads of the listener are left to others.
 """
 
 import threading
@@ -24,9 +25,10 @@ from processor.shell.report import ReportFormat, report_parts
 from processor.shell.wiring import instant_of
 
 REST: Final = 20
+VIEWERS: Final = 4
 READERS: Final = 4
-_WAIT_SECONDS: Final = 2.0
 KEPT_PAGES: Final = 8
+_WAIT_SECONDS: Final = 2.0
 _MAX_CUSTOMERS: Final = 100
 _INT64_END: Final = 1 << 63
 
@@ -67,6 +69,7 @@ class Pages:
         self._connect = connect
         self._rest = rest
         self._overviews = Overviews(connect)
+        self._viewers = threading.BoundedSemaphore(VIEWERS)
         self._readers = threading.BoundedSemaphore(READERS)
         self._making = threading.Lock()
         self._kept: dict[Asked, _Page] = {}
@@ -90,7 +93,13 @@ class Pages:
 
         """
         asked = _asked(request, with_format=False)
-        if (page := self._newest(asked)) is None:
+        if not self._viewers.acquire(timeout=_WAIT_SECONDS):
+            return _BUSY
+        try:
+            page = self._newest(asked)
+        finally:
+            self._viewers.release()
+        if page is None:
             return _BUSY
         headers = {
             "ETag": f'"{page.version}"',

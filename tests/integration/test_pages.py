@@ -328,6 +328,23 @@ def test_a_database_that_is_held_up_costs_a_reader_seconds(own_site, database_ur
         assert get(own_site, path).status == 200
 
 
+def test_a_database_that_is_held_up_leaves_the_listener_to_others(
+    own_site, database_url, monkeypatch
+):
+    """Of those who wait for it there are few; the others are told to come again, or served."""
+    monkeypatch.setattr(pages_module, "_WAIT_SECONDS", 0.05)
+    add_rows(database_url, customers=1, hours=1)
+    with psycopg.connect(database_url) as other, ThreadPoolExecutor(10) as clients:
+        other.execute("LOCK TABLE hourly_counts, generations")
+        asked = [clients.submit(get, own_site, f"/?customer={n}") for n in range(10)]
+        wait_until(lambda: sum(future.done() for future in asked) == 10 - pages_module.VIEWERS)
+        assert {future.result().status for future in asked if future.done()} == {503}
+        assert get(own_site, "/elsewhere").status == 404
+        waiting = [future for future in asked if not future.done()]
+        other.rollback()
+        assert {future.result().status for future in waiting} == {200}
+
+
 def test_a_connection_that_broke_is_made_anew(own_site, database_url):
     """The next reader gets a page."""
     add_rows(database_url, customers=1, hours=1)
