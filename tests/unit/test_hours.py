@@ -5,7 +5,7 @@ from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.edges.reader import ReportRow
@@ -129,6 +129,7 @@ def test_many_hours_are_drawn_by_day_and_month(name, first, last, unit, periods)
     assert cut[0] <= first or len(cut) == MAX_MONTHS + 1
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["UTC", "Europe/Berlin", "America/Havana", "Pacific/Apia", "Africa/Cairo"]),
     st.integers(number("1975-01-01T00"), number("2035-01-01T00")),

@@ -1,7 +1,7 @@
 """How sure one can be of a rate, and who is told to have the highest."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.core.rates import LEAST_RANKED, CustomerRate, rank, wilson
@@ -27,6 +27,7 @@ def test_the_interval_is_wilsons(clicked, page_loads, low, high):
     assert interval.high == pytest.approx(high, abs=5e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**18).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_interval_lies_between_0_and_1_and_holds_the_rate(counts):
     """However many page loads there are."""
