@@ -169,7 +169,7 @@ def run(
     metrics = Metrics()
     pulse = Pulse(lambda: metrics.has_begun)
     with (
-        asked_to_stop(stop=Stop(pulse.beat, pulse.beat_seconds)) as stop,
+        asked_to_stop(stop=Stop(on_look=pulse.beat, look_seconds=pulse.beat_seconds)) as stop,
         open_database(database_url, checkpoints) as (store, reader),
     ):
         routes = routes_of(metrics, Health(metrics, pulse, reader.ping, ready_after))
