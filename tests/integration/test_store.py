@@ -1,7 +1,8 @@
 """The store on a real PostgreSQL: all of a commit or nothing of it, once."""
 
+import secrets
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 
 import psycopg
@@ -11,9 +12,15 @@ from processor.core.model import Checkpoint, Commit, DeadLetter, Increment, LogC
 from processor.edges.generations import Generations
 from processor.edges.identity import KnownFile, ReadFiles
 from processor.edges.migrations import migrate, migrations
-from processor.edges.session import ConnectionLostError
+from processor.edges.session import Connection, ConnectionLostError
 from processor.edges.store import Store, rules_in_words
-from processor.errors import CheckpointMovedError, ReplacedError, SettingsError, StoreError
+from processor.errors import (
+    CheckpointMovedError,
+    ReplacedError,
+    RewoundError,
+    SettingsError,
+    StoreError,
+)
 
 HOUR = 455_833  # 2022-01-01T01:00:00Z
 
@@ -62,6 +69,11 @@ def everything(connect):
                 "dead_letters": "*",
             }.items()
         }
+
+
+def offsets(connect):
+    with connect() as connection:
+        return connection.execute("SELECT path, byte_offset FROM checkpoints").fetchall()
 
 
 def test_a_commit_writes_counts_ledger_dead_letters_and_checkpoint(store, log, connect):
@@ -235,25 +247,23 @@ def test_a_batch_that_was_not_written_is_told_from_one_that_was(store, log, conn
     assert everything(connect)["checkpoints"][0][2] == 100
 
 
-def test_a_reconcile_that_is_cut_off_may_be_asked_again(store, log, connect):
+def test_a_reconcile_that_is_cut_off_may_be_asked_again(store, log):
     """The connection is lost once more while the answer is on its way."""
     commit = a_commit(log.log_id)
-    store.commit(commit, {})
-    store._commits -= 1  # noqa: SLF001 - as if the answer of the commit had been lost
-    transaction = psycopg.Connection.transaction
+    ends = psycopg.Connection.commit
 
-    @contextmanager
-    def cut_before_its_commit(connection):
-        with transaction(connection):
-            yield
-            with connect() as other:
-                pid = connection.info.backend_pid
-                other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    def is_lost(connection):
+        ends(connection)
+        connection.close()
+        raise psycopg.OperationalError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(psycopg.Connection, "transaction", cut_before_its_commit)
+        patch.setattr(psycopg.Connection, "commit", is_lost)
         with pytest.raises(ConnectionLostError):
-            store.reconcile(commit)
+            store.commit(commit, {})
+        for _ in range(2):
+            with pytest.raises(ConnectionLostError):
+                store.reconcile(commit)
     assert store.reconcile(commit) is True
     store.commit(a_commit(log.log_id, 100, 200), {})
 
@@ -361,9 +371,8 @@ def test_a_vanished_checkpoint_is_reported_as_such(store, log, connect):
     with connect() as connection:
         connection.execute("DELETE FROM checkpoints")
     before = everything(connect)
-    for send in (lambda commit: store.commit(commit, {}), store.reconcile):
-        with pytest.raises(CheckpointMovedError, match="Start again"):
-            send(a_commit(log.log_id))
+    with pytest.raises(RewoundError, match=r"earlier state.*Start again"):
+        store.commit(a_commit(log.log_id), {})
     assert everything(connect) == before
 
 
@@ -373,17 +382,60 @@ def test_other_rules_are_refused_with_what_differs(store):
         store.adopt(Rules(attribution_window_us=3_600_000_000))
 
 
-def test_a_read_only_database_halts_in_words(store, log, connect):
-    """What a retry cannot mend is an error, not a wait."""
+def test_a_read_only_database_is_refused_at_first_and_waited_for_later(store, log, connect):
+    """A standby may be promoted while a processor runs; one that starts there is wrong."""
     with connect() as connection:
         connection.execute(
             "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on',"
             " current_database()); END $$"
         )
     store.close()
-    with pytest.raises(StoreError, match="25006") as caught:
+    with pytest.raises(StoreError, match=r"read-only.*target_session_attrs") as caught:
+        store.adopt(Rules())
+    assert not isinstance(caught.value, ConnectionLostError)
+    with pytest.raises(ConnectionLostError, match="read-only"):
+        store.commit(a_commit(log.log_id), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("DROP TABLE ledger, dead_letters", "tables are missing: dead_letters, ledger. .*backup"),
+        ("ALTER TABLE hourly_counts SET UNLOGGED", "unlogged: hourly_counts.*SET LOGGED"),
+        ("REVOKE INSERT, UPDATE ON ledger FROM CURRENT_USER", "INSERT, UPDATE on ledger. Grant"),
+    ],
+)
+@pytest.mark.usefixtures("store")
+def test_what_could_not_be_written_for_good_is_refused_at_first(connect, change, words):
+    """A table that is gone, that a crash would empty, or that is somebody else's."""
+    role = f"clerk_{secrets.token_hex(4)}"
+    with connect() as connection:
+        connection.execute(
+            f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA public TO {role};"
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};"
+            + change.replace("CURRENT_USER", role)
+        )
+        parameters = connection.info.get_parameters()
+    try:
+        with (
+            closing(Store(lambda: Connection.open(**{**parameters, "user": role}))) as clerk,
+            pytest.raises(StoreError, match=words),
+        ):
+            clerk.adopt(Rules())
+    finally:
+        with connect() as connection:
+            connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_column_that_is_gone_halts_before_anything_is_written(store, log, connect):
+    """It is no reason to try again."""
+    with connect() as connection:
+        connection.execute("ALTER TABLE ledger DROP COLUMN name CASCADE")
+    before = offsets(connect)
+    with pytest.raises(StoreError, match="42703") as caught:
         store.commit(a_commit(log.log_id), {})
     assert not isinstance(caught.value, ConnectionLostError)
+    assert offsets(connect) == before
 
 
 def test_a_dropped_table_halts_in_words(store, log, connect):
