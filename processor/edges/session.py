@@ -182,7 +182,9 @@ def _in_words(error: psycopg.Error, *, is_closed: bool) -> StoreError:
     state, said = error.sqlstate, _first_line(error)
     if isinstance(error, psycopg.errors.DiskFull):
         return DiskFullError(f"Postgres has no room: {said}")
-    if state.startswith(PASSES) if state else is_closed:
+    # Without a state, it is psycopg's own: what it made of an answer that broke off, as a rule.
+    is_lost = isinstance(error, psycopg.OperationalError) or is_closed
+    if state.startswith(PASSES) if state else is_lost:
         return ConnectionLostError(f"the database is away or held up: {said}")
     return StoreError(
         f"Postgres refused a statement ({state}): {said}; nothing of it was written. Check the "

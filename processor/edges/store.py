@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString, NamedTuple
 from uuid import UUID, uuid4
 
+import orjson
 import psycopg
 
 from processor.core.contract import CONTRACT_VERSION
@@ -52,9 +53,12 @@ INSERT INTO ledger AS t (log_id, outcome, name, lines)
 SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[])
 ON CONFLICT (log_id, outcome, name) DO UPDATE SET lines = t.lines + excluded.lines"""
 
-_ADD_DEAD_LETTERS: Final = (
-    "COPY dead_letters (log_id, byte_offset, byte_length, reason, detail) FROM STDIN"
-)
+# Not by COPY: if a pooler loses the server at its end, psycopg raises a ValueError. There may be
+# as many as lines: arrays of text would take six times as long.
+_ADD_DEAD_LETTERS: Final = """
+INSERT INTO dead_letters (log_id, byte_offset, byte_length, reason, detail)
+SELECT (d->>0)::bigint, (d->>1)::bigint, (d->>2)::bigint, d->>3, d->>4
+FROM json_array_elements(%s::json) AS d"""
 
 _KEEP_FILE: Final = """
 INSERT INTO log_files
@@ -294,11 +298,9 @@ class Store:
             if cursor.execute(_COUNT_COMMIT, from_last).rowcount != 1:
                 raise self._why_not(connection)
             add_counts(connection, "hourly_counts", self.generation, commit.increments)
-            if any(log.dead_letters for log in commit.logs):
-                with cursor.copy(_ADD_DEAD_LETTERS) as copy:
-                    for log in commit.logs:
-                        for dead_letter in log.dead_letters:
-                            copy.write_row((log.log_id, *dead_letter))
+            dead_letters = [(log.log_id, *each) for log in commit.logs for each in log.dead_letters]
+            if dead_letters:
+                cursor.execute(_ADD_DEAD_LETTERS, (orjson.dumps(dead_letters).decode(),))
             cursor.execute(_ADD_TO_LEDGER, _ledger_columns(commit.logs))
             self._keep_files(cursor, commit, files)
             begun = [log for log in commit.logs if self._hours.get(log.log_id) != _hour_of(log)]
