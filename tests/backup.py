@@ -1,5 +1,9 @@
 """A database put back to an earlier state, as by a backup or a failover that lost commits."""
 
+import itertools
+
+_numbers = itertools.count()
+
 TABLES = (
     "generations",
     "checkpoints",
@@ -16,10 +20,11 @@ class Backup:
 
     def __init__(self, connect):
         self._connect = connect
+        self._schema = f"backup_{next(_numbers)}"
         with connect() as connection, connection.transaction():
-            connection.execute("DROP SCHEMA IF EXISTS backup CASCADE; CREATE SCHEMA backup")
+            connection.execute(f"CREATE SCHEMA {self._schema}")
             for table in TABLES:
-                connection.execute(f"CREATE TABLE backup.{table} AS TABLE {table}")
+                connection.execute(f"CREATE TABLE {self._schema}.{table} AS TABLE {table}")
 
     def put_back(self):
         """Let it hold that again, in one step; it waits for commits that are under way."""
@@ -27,5 +32,5 @@ class Backup:
             connection.execute(f"TRUNCATE {', '.join(TABLES)}")
             for table in TABLES:
                 connection.execute(
-                    f"INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE backup.{table}"
+                    f"INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE {self._schema}.{table}"
                 )

@@ -374,7 +374,7 @@ class Store:
         if is_back or moved is None or moved[2] == self.identity:
             return RewoundError(
                 f"the database went back to an earlier state, from {self._last.commits} commits to "
-                f"{row[1]}. Start again to go on from there"
+                f"{row[1]}. Start again, to go on from there"
             )
         path, offset, by, at = moved
         return CheckpointMovedError(

@@ -67,8 +67,10 @@ def run(
         try:
             daemon.run()
             break
-        except (ReplacedError, RewoundError) as error:
-            _log.warning("%s; going on with it", error)
+        except ReplacedError as error:
+            _log.info("%s; going on with it", error)
+        except RewoundError as error:
+            _log.warning("%s: done", error)
         except NotNowError as error:
             if not has_run:
                 raise

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from backup import Backup
 
 from processor.core.model import Checkpoint, Commit, DeadLetter, Increment, LogCommit, Rules
 from processor.edges.generations import Generations
@@ -371,9 +372,53 @@ def test_a_vanished_checkpoint_is_reported_as_such(store, log, connect):
     with connect() as connection:
         connection.execute("DELETE FROM checkpoints")
     before = everything(connect)
-    with pytest.raises(RewoundError, match=r"earlier state.*Start again"):
+    with pytest.raises(RewoundError, match=r"earlier state.*Start again, to go on"):
         store.commit(a_commit(log.log_id), {})
     assert everything(connect) == before
+
+
+def test_another_history_of_as_many_commits_is_not_gone_on_with(store, log, connect):
+    """The same offset after as many commits, by another processor: its batches may be others."""
+    backup = Backup(connect)
+    store.commit(a_commit(log.log_id), {})
+    backup.put_back()
+    with closing(Store(connect)) as other:
+        other.adopt(Rules())
+        other.commit(a_commit(log.log_id), {})
+        with pytest.raises(CheckpointMovedError, match="another processor") as caught:
+            store.commit(a_commit(log.log_id, 100, 200), {})
+    assert not isinstance(caught.value, RewoundError)
+
+
+def test_a_lost_history_of_ones_own_is_not_gone_on_with(store, connect):
+    """Hence and forth between two servers, each with commits that the other does not have."""
+    logs = store.open_logs(["/logs/a.log", "/logs/b.log"])
+    first, second = (log.log_id for log in logs.values())
+    backup = Backup(connect)
+    store.commit(a_commit(first), {})
+    there = Backup(connect)
+    backup.put_back()
+    with pytest.raises(RewoundError, match="from 1 commits to 0"):
+        store.check()
+    store.take_over()
+    store.commit(a_commit(second), {})
+    there.put_back()
+    # It has as many commits, and neither offset of this batch tells.
+    with pytest.raises(RewoundError):
+        store.commit(a_commit(second, 0, 200), {})
+
+
+def test_a_commit_whose_answer_was_lost_with_the_commit(store, log, connect):
+    """It was there, and then the database went back: sent again, or all anew."""
+    before = Backup(connect)
+    store.commit(a_commit(log.log_id), {})
+    between = Backup(connect)
+    commit = a_commit(log.log_id, 100, 200)
+    between.put_back()
+    assert store.reconcile(commit) is False
+    before.put_back()
+    with pytest.raises(RewoundError):
+        store.reconcile(commit)
 
 
 def test_other_rules_are_refused_with_what_differs(store):
