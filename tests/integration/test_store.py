@@ -10,9 +10,10 @@ import pytest
 from backup import Backup
 
 from processor.core.model import Checkpoint, Commit, DeadLetter, Increment, LogCommit, Rules
+from processor.edges import migrations as module
 from processor.edges.generations import Generations
 from processor.edges.identity import KnownFile, ReadFiles
-from processor.edges.migrations import migrate, migrations
+from processor.edges.migrations import Migration, migrate, migrations
 from processor.edges.session import Connection, ConnectionLostError
 from processor.edges.store import Store, rules_in_words
 from processor.errors import (
@@ -516,6 +517,28 @@ def test_migrations_that_start_at_once_apply_each_step_once(connect):
         thread.join()
     assert errors == []
     assert sum(results) == len(migrations())
+
+
+def test_a_migration_that_is_cut_off_leaves_nothing_of_its_step(connect, monkeypatch):
+    """The next one begins with that step again."""
+    known = migrations()
+    cut = Migration(known[-1].version + 1, "cut", "CREATE TABLE half(); {}")
+    ends = "SELECT pg_terminate_backend(pg_backend_pid())"
+    monkeypatch.setattr(
+        module, "migrations", lambda: [*known, cut._replace(sql=cut.sql.format(ends))]
+    )
+    with closing(Store(connect)) as store:
+        with pytest.raises(ConnectionLostError):
+            store.migrate()
+        with connect() as connection:
+            halves = connection.execute(
+                "SELECT to_regclass('half'), max(version) FROM schema_migrations"
+            )
+            assert halves.fetchone() == (None, known[-1].version)
+        monkeypatch.setattr(
+            module, "migrations", lambda: [*known, cut._replace(sql=cut.sql.format(""))]
+        )
+        assert [migration.name for migration in store.migrate()] == ["cut"]
 
 
 def test_a_newer_schema_is_refused(store, connect):
