@@ -10,7 +10,7 @@ from typing import Final
 from processor.edges.session import ConnectionLostError, DiskFullError
 from processor.shell.stop import Stop
 
-PATIENCE_SECONDS: Final = 60.0
+PATIENCE_SECONDS: Final = 30.0
 """So long who has an end, and somebody who waits for it, tries again."""
 _FIRST_RETRY_SECONDS: Final = 0.1
 _LAST_RETRY_SECONDS: Final = 30.0

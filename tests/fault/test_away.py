@@ -45,6 +45,7 @@ class Server:
             host=str(checkpoints / "postgres"),
             user="processor",
             dbname="postgres",
+            password="hunter2",  # noqa: S106 - which is not asked for
             connect_timeout=2,
         )
 
@@ -148,6 +149,7 @@ def test_who_has_an_end_gives_up_in_the_end(command, log, arguments):
     """So that a job fails, and is seen to."""
     failed = command(*arguments, log, program=IMPATIENT, exit_code=ExitCode.FAILED)
     assert "processor: the database is away or held up: connection" in failed.stderr
+    assert "hunter2" not in failed.stderr
 
 
 def test_a_server_that_stops_is_waited_for_and_a_stop_ends_that(server, command, log):
