@@ -21,7 +21,7 @@ from processor.errors import StoreError
 
 _log = logging.getLogger(__name__)
 
-_LOCK: Final = 0x70726F63  # "proc"
+LOCK: Final = 0x70726F63  # "proc"
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
 
 _READ_ONLY: Final = (
@@ -98,11 +98,11 @@ def migrate(connection: psycopg.Connection) -> list[Migration]:
     while True:
         with connection.transaction(), _writable():
             connection.execute(_WAIT_BRIEFLY)
-            if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).fetchone() != (
+            if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOCK,)).fetchone() != (
                 True,
             ):
                 _log.info("another processor brings the schema up to date; waiting for it")
-                connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
             version = _version(connection)
             if version > known[-1].version:
                 raise StoreError(

@@ -16,6 +16,7 @@ from test_sqlstates import a_commit, counted
 
 from processor.edges import session
 from processor.edges.embedded import embedded
+from processor.edges.migrations import LOCK
 from processor.edges.store import Store
 from processor.errors import ExitCode
 from processor.shell.committer import Committer
@@ -234,7 +235,7 @@ def test_a_migration_waits_for_a_lock_for_a_while_and_leaves_nothing_of_a_step(s
     server.start()
     with closing(Store(server.connect)) as store, server.connect() as connection:
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (0x70726F63,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
             waiting = threading.Thread(target=store.migrate)
             waiting.start()
             locks = "SELECT count(*) FROM pg_locks WHERE NOT granted"
