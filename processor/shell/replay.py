@@ -7,6 +7,7 @@ the next run, does so from the new one's checkpoints.
 """
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
 
 IS_RUNNING_SECONDS: Final = 3.0
-"""So long it is looked whether a replay on another machine commits."""
+"""So long it is looked whether a replay on another machine, or in another container, commits."""
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 _SMALL_GAP_BYTES: Final = 4 << 20
 """So much is folded and committed in a few tenths of a second, while the live one is held."""
@@ -147,12 +148,14 @@ def _left_over(generations: Generations, stop: Stop) -> Generation | None:
     if found is None:
         return None
     host, pid, _ = (found.made_by or "::").split(":")
-    if host != socket.gethostname():
+    # In containers, one after the other may have the same name and process id.
+    is_here = host == socket.gethostname() and pid != str(os.getpid())
+    if not is_here:
         stop.wait(IS_RUNNING_SECONDS)
     with generations.view() as view:
         now = view.replay
     has_moved = now and (now.generation, now.commits) != (found.generation, found.commits)
-    if has_moved or (host == socket.gethostname() and _is_running(pid)):
+    if has_moved or (is_here and _is_running(pid)):
         raise CheckpointMovedError(
             f"another replay, {host}:{pid}, is under way; what is live is as it was. Wait, or stop "
             "it"

@@ -9,6 +9,9 @@ import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -322,6 +325,32 @@ def test_a_killed_replay_goes_on_where_it_was(command, db, tmp_path):
     append(log, lines[2_700:])
     command("run", "--once", log, "--attribution-window", "5m")
     assert table(db) == report(lines_of(log), window=timedelta(minutes=5))
+
+
+def test_a_killed_replay_whose_process_id_is_had_again_goes_on(command, db, tmp_path):
+    """As in a container that is started anew: it does not take itself for the one before."""
+    log = append(tmp_path / "app.log", messy(events=1_000))
+    command("run", "--once", log)
+    with slowed(db):
+        killed = replaying(command, db, log, *OTHER)
+        killed.kill()
+        killed.wait()
+    shell = ["-c", 'echo $$; read; exec "$@"', "sh", sys.executable, "-m", "processor"]
+    again = subprocess.Popen(
+        ["/bin/sh", *shell, "replay", log, *OTHER],
+        env=command.environment,
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    made_by = f"{socket.gethostname()}:{again.stdout.readline().strip()}:x"
+    db.execute("UPDATE generations SET made_by = %s WHERE state = 'replay'", (made_by,))
+    _, err = again.communicate("\n", timeout=30)
+    assert again.returncode == 0, err
+    assert "going on with generation 2" in err
+    assert table(db) == report(lines_of(log), **OTHER_RULES)
 
 
 def test_a_second_replay_at_once_is_told_of_the_first(command, db, tmp_path):
