@@ -335,7 +335,10 @@ def _prunable(
     if not marks or None in marks:
         return None
     needed = live.rules.oldest_needed(min(mark for mark in marks if mark is not None))
-    limit = min(before, EPOCH + timedelta(microseconds=needed))
+    try:
+        limit = min(before, EPOCH + timedelta(microseconds=needed))
+    except OverflowError:  # it lies before the year 1
+        return None
     return limit.replace(minute=0, second=0, microsecond=0)
 
 

@@ -873,6 +873,18 @@ def test_old_dead_letters_are_forgotten(command, db, tmp_path):
     assert "--older-than" in command("prune", "--older-than", "soon", exit_code=2).stderr
 
 
+def test_nothing_is_older_than_time_itself(command, db, tmp_path):
+    """An age before the year 1 is refused in words; of a log of that year, all hours may change."""
+    log = append(tmp_path / "app.log", messy(events=100, start=datetime(1, 1, 1, 4, tzinfo=UTC)))
+    command("run", "--once", log)
+    refused = command("prune", "--older-than", "1000000d", exit_code=2).stderr
+    assert "--older-than: '1000000d' ago is before the year 1" in refused
+    command("replay", log, "--attribution-window", "1d")
+    counted = table(db)
+    assert " 0 rows of" in command("prune", "--older-than", "1d", "--report-hours").stdout
+    assert table(db) == counted == report(lines_of(log), window=timedelta(days=1))
+
+
 def test_generations_that_were_replaced_long_ago_are_forgotten(command, db, tmp_path):
     """So is what a replay left; the live one never is."""
     log = append(tmp_path / "app.log", messy(events=1_000))
