@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -283,10 +283,13 @@ class Replay:
         """Read on up to where the live generation has come by now, in all logs that it has."""
         with self._generations.view() as view:
             live = view.logs(view.live.generation) if view.live else {}
+            new = view.logs(self._store.generation)
         self._named = named_logs(self._settings.logs, live, only_these=self._only_these)
         if self._only_known:
             self._named = [path for path in self._named if path in live]
         self._read_up_to(live)
+        if not self._folding.logs and _has_all(new, live, self._named):
+            return  # so nothing need be there of what it was read from
         if not (there := self._folding.newly_there(self._named)):
             return
         self._batches.commit()
@@ -337,3 +340,13 @@ class Replay:
         """See whether the switch took place whose answer was lost."""
         with self._generations.view() as view:
             self._is_live = view.live is not None and view.live.generation == self._store.generation
+
+
+def _has_all(new: Logs, live: Logs, paths: Iterable[Path]) -> bool:
+    """Whether a generation has read logs as far as the live one, which has them all."""
+    return all(
+        path in new
+        and path in live
+        and new[path].checkpoint.byte_offset >= live[path].checkpoint.byte_offset
+        for path in paths
+    )

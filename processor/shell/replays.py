@@ -312,9 +312,7 @@ def switch(
                 f"generation {generation} is not one that is kept; see `processor generations`"
             )
         must_agree(found, found.rules)
-        settings = run_settings(
-            logs=[Path(path) for path in {*found.paths, *live.paths}], workers=workers
-        )
+        settings = run_settings(logs=[Path(path) for path in live.paths], workers=workers)
         store.bind(generation, found.rules)
         snapshots = snapshots_at(database_url, checkpoints)
         try:

@@ -516,6 +516,35 @@ def test_a_kept_generation_is_switched_to_again(command, db, tmp_path):
     assert [one["lines"] for one in command.status()] == [len(lines), 500]
 
 
+def test_a_log_that_only_a_kept_generation_counts_may_be_gone(command, db, tmp_path):
+    """It is switched to all the same; back again only with the log, which would be lost."""
+    gone = append(tmp_path / "gone.log", messy(events=200, seed=1))
+    log = append(tmp_path / "app.log", messy(events=200))
+    both = report(lines_of(log), lines_of(gone))
+    command("run", "--once", log, gone)
+    command("replay", log, "--only-these")
+    gone.unlink()
+    command("generations", "switch", 1)
+    assert table(db) == both
+    refused = command("generations", "switch", 2, exit_code=1).stderr
+    assert "in no file any more" in refused
+    assert table(db) == both
+
+
+def test_standard_input_is_replayed(command, db, tmp_path):
+    """Given again; but not to switch back, since nothing more is to be read."""
+    lines = append(tmp_path / "lines", messy(events=300))
+    with lines.open() as given:
+        command("run", "--once", "-", stdin=given)
+    with lines.open() as given:
+        command("replay", "-", *OTHER, stdin=given)
+    assert table(db) == report(lines_of(lines), **OTHER_RULES)
+    with lines.open() as given:
+        command("verify", "-", stdin=given)
+    command("generations", "switch", 1)
+    assert table(db) == report(lines_of(lines))
+
+
 def verify(command, log, engine, exit_code=0):
     """Return the rows that differ, having seen that nothing was changed."""
     done = command("verify", log, "--engine", engine, "--format", "json", exit_code=exit_code)
