@@ -531,6 +531,17 @@ def test_a_log_that_only_a_kept_generation_counts_may_be_gone(command, db, tmp_p
     assert table(db) == both
 
 
+def test_a_log_may_be_named_as_a_pattern_is(command, db, tmp_path):
+    """Also while it is rotated, and nothing is at its path."""
+    log = append(tmp_path / "app[1].log", messy(events=300))
+    command("run", "--once", log)
+    log.rename(tmp_path / "app[1].log.1")
+    command("verify", log)
+    command("replay", log, *OTHER)
+    assert table(db) == report(lines_of(tmp_path / "app[1].log.1"), **OTHER_RULES)
+    command("generations", "switch", 1)
+
+
 def test_standard_input_is_replayed(command, db, tmp_path):
     """Given again; but not to switch back, since nothing more is to be read."""
     lines = append(tmp_path / "lines", messy(events=300))
