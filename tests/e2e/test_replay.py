@@ -444,6 +444,38 @@ def test_a_signal_ends_a_replay_of_some_hours(command, db, tmp_path):
     assert "no rows differ" in command(*part).stdout
 
 
+def test_a_replay_that_loses_the_database_in_its_switch_claims_nothing(
+    command, db, server, tmp_path
+):
+    """Stopped before it is back, it says that it does not know whether the new report is live."""
+    log = append(tmp_path / "app.log", messy(events=300))
+    command("run", "--once", log)
+    db.execute(
+        "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(5); RETURN NEW; END $$"
+    )
+    db.execute(
+        "CREATE TRIGGER hang BEFORE UPDATE ON generations FOR EACH ROW "
+        "WHEN (NEW.state = 'kept') EXECUTE FUNCTION hang()"
+    )
+    replay = command.start("replay", log, *OTHER)
+    assert any("trying again" in line for line in replay.stderr)
+    name = db.info.dbname
+    with psycopg.connect(server, autocommit=True) as other:
+        other.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s "
+            "AND pid <> %s",
+            (name, db.info.backend_pid),
+        )
+        replay.send_signal(signal.SIGTERM)
+        out, err = replay.communicate(timeout=10)
+        other.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    assert (replay.returncode, out) == (1, ""), err
+    assert "stopped before it was known whether the new report is live" in err
+    assert states(command) == {1: "live", 2: "replay"}
+
+
 def test_so_many_generations_are_kept_as_asked_for(command, db, tmp_path):
     """They are listed in three ways; one is dropped with all that it has; the live one is not."""
     log = append(tmp_path / "app.log", messy(events=500, hours=2))
