@@ -1009,6 +1009,24 @@ def test_old_hours_are_forgotten_and_do_not_come_back(command, db, tmp_path):
     command("verify", log)
 
 
+def test_hours_that_are_pruned_while_others_are_made_anew_do_not_come_back(command, db, tmp_path):
+    """The copy that a replay of some hours makes was begun before them."""
+    log = append(tmp_path / "app.log", messy(events=2_000, hours=10))
+    command("run", "--once", log)
+    with psycopg.connect(command.environment["PROCESSOR_DATABASE_URL"]) as other:
+        other.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+        replay = command.start("replay", log, "--from", at_hour(8))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        wait_until(lambda: db.execute(waiting).fetchone() > (0,), what="a copy that waits")
+        command("prune", "--older-than", age(4), "--report-hours")
+    out, err = replay.communicate(timeout=60)
+    assert replay.returncode == 0, err
+    assert out.startswith("no rows differ")
+    assert table(db) == from_hour(report(lines_of(log)), 4)
+    assert states(command) == {1: "kept", 2: "live"}
+    command("verify", log)
+
+
 def as_version_4(db):
     """Put the database back to the schema of version 4, with all that is in it."""
     kept = {}
