@@ -197,7 +197,7 @@ def starts_of(
             after = view.readable_after(live.generation, path, there_from)
             raise LogError(
                 f"{lost}; what they counted cannot be counted again. Put the files back; "
-                f"`processor replay --accept-loss` goes on without them{_or_from(after, rules)}"
+                f"--accept-loss goes on without them{_or_from(after, rules)}"
             )
         _log.warning("%s; what they counted is not counted again", lost)
         mark = stored[path].checkpoint.watermark if there_from == end else None

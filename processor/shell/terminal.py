@@ -145,3 +145,12 @@ def _opened(path: Path, *, append: bool) -> Iterator[TextIO]:
 def exit_on_sigterm() -> None:
     """Let SIGTERM unwind a command, so that it leaves nothing running behind."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+
+
+def open_closed_streams() -> None:
+    """Have output and errors go nowhere if they are closed, so that no other file is in their place.
+
+    What is opened takes the lowest number that is free: theirs, where it is not taken yet.
+    """
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")
