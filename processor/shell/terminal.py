@@ -148,9 +148,6 @@ def exit_on_sigterm() -> None:
 
 
 def open_closed_streams() -> None:
-    """Have output and errors go nowhere if they are closed, so that no other file is in their place.
-
-    What is opened takes the lowest number that is free: theirs, where it is not taken yet.
-    """
-    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")
-    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")
+    """Have output and errors go nowhere if they are closed, before a file takes their place."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - for good
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - for good
