@@ -22,8 +22,14 @@ from conftest import PROJECT, wait_until
 from oracle import ISO_HOUR, lines_of, report
 
 from processor.core.contract import CLICK, PAGE_LOAD
+from processor.edges.generations import Generations
 from processor.edges.migrations import LOCK
+from processor.edges.view import ALL_HOURS
+from processor.errors import GoneError
 from processor.shell.generate import START, LogShape, generate
+from processor.shell.recount import recounted
+from processor.shell.settings import RunSettings
+from processor.shell.stop import Stop
 
 ENGINES = ["fold", "duckdb"]
 """What `verify` counts with."""
@@ -693,6 +699,48 @@ def test_verify_refuses_to_leave_out_a_log(command, tmp_path, engine):
     assert str(two) in refused.stderr
     assert "`processor replay --only-these`" in refused.stderr
     command("verify", one, two, "--engine", engine)
+
+
+def large(path, lines):
+    """Write a log of so many lines, of which a reader has not all at once; return its path."""
+    email = '"email":"' + "x" * 8_000
+    return append(path, [line.replace('"email":"', email) for line in messy(events=lines)])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_log_that_is_truncated_is_not_verified(command, connect, tmp_path, engine):
+    """While it is counted again: that is told, and not that rows differ."""
+    log = large(tmp_path / "app.log", 2_000)
+    command("run", "--once", log)
+
+    def truncate(_done, _all):
+        os.truncate(log, 0)
+
+    settings = RunSettings(logs=(log,), batch_lines=10)
+    with (
+        contextlib.closing(Generations(connect)) as generations,
+        pytest.raises(GoneError, match="is gone, or was changed"),
+        recounted(
+            generations, settings, ALL_HOURS, Stop(), truncate, engine=engine, scratch=tmp_path
+        ),
+    ):
+        pass
+
+
+def test_a_log_that_is_truncated_ends_a_replay(command, db, tmp_path):
+    """In words: what it lacks will not come, however long it is waited for."""
+    log = large(tmp_path / "app.log", 2_000)
+    command("run", "--once", log)
+    counted = table(db)
+    with slowed(db, 0.1):
+        replay = replaying(command, db, log, *OTHER, lines=100)
+        os.truncate(log, log.stat().st_size - 20_000)
+    _, err = replay.communicate(timeout=60)
+    assert replay.returncode == 1, err
+    assert "is gone, or was changed" in err
+    assert "--accept-loss" in err
+    assert states(command) == {1: "live", 2: "replay"}
+    assert table(db) == counted
 
 
 HOSTILE = [
