@@ -43,6 +43,7 @@ from processor.shell.stop import Stop
 from processor.shell.terminal import (
     asked_to_stop,
     exit_on_sigterm,
+    open_closed_streams,
     output_to,
     progress_bar,
 )
@@ -174,7 +175,6 @@ def run(
     ):
         routes = routes_of(metrics, Health(metrics, pulse, reader.ping, ready_after))
         with listening(address, routes), progress_bar(has_end=once) as tell:
-            store.migrate()
             snapshots = snapshots_at(database_url, checkpoints)
             daemon.run(store, settings, stop, tell, snapshots, metrics)
 
@@ -380,6 +380,7 @@ def generate(
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     exit_on_sigterm()
+    open_closed_streams()
     log_to_stderr()
     try:
         app(prog_name="processor")
