@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, Final, LiteralString, NamedTuple
 
 from processor.core.model import Rules
-from processor.edges.migrations import migrations
+from processor.edges.migrations import migrations, must_be_usable
 from processor.edges.session import Connect, Session
 
 _SERVER: Final = """
@@ -12,25 +12,6 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
     pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean,
     clock_timestamp(), to_regclass('schema_migrations') IS NOT NULL,
     has_schema_privilege(current_schema(), 'CREATE')"""
-
-NEEDED_BY_RUN: Final = (
-    ("schema_migrations", ("SELECT",)),
-    ("generations", ("SELECT", "INSERT", "UPDATE")),
-    ("hourly_counts", ("SELECT", "INSERT", "UPDATE")),
-    ("checkpoints", ("SELECT", "INSERT", "UPDATE")),
-    ("ledger", ("SELECT", "INSERT", "UPDATE")),
-    ("log_files", ("SELECT", "INSERT", "UPDATE", "DELETE")),
-    ("dead_letters", ("INSERT",)),
-    ("hour_offsets", ("INSERT",)),
-)
-"""The rights on each table without which a run ends."""
-
-_MISSING: Final = """
-SELECT wanted.right_name || ' on ' || wanted.table_name
-FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS wanted (table_name, right_name, place)
-WHERE NOT coalesce(
-    has_table_privilege(to_regclass(wanted.table_name), wanted.right_name), false)
-ORDER BY place"""
 
 _RULES: Final = """
 SELECT attribution_window_us, allowed_lateness_us, timezone, max_line_bytes
@@ -76,11 +57,15 @@ class Inspection:
         (row,) = self._rows("SELECT coalesce(max(version), 0) FROM schema_migrations")
         return row[0], migrations()[-1].version
 
-    def missing_rights(self) -> list[str]:
-        """Return in words the rights that this user would need to run, and does not have."""
-        wanted = [(table, right) for table, rights in NEEDED_BY_RUN for right in rights]
-        tables, rights = map(list, zip(*wanted, strict=True))
-        return [row[0] for row in self._rows(_MISSING, (tables, rights))]
+    def must_be_usable(self) -> None:
+        """See whether a run can write to all tables.
+
+        Raises:
+            StoreError: it cannot.
+
+        """
+        with self._session.connection() as connection:
+            must_be_usable(connection)
 
     def live_rules(self) -> Rules | None:
         """Return by which rules the live report is made; None if there is none."""

@@ -49,6 +49,7 @@ from processor.shell.stop import Stop
 from processor.shell.terminal import (
     asked_to_stop,
     exit_on_sigterm,
+    open_closed_streams,
     output_to,
     progress_bar,
 )
@@ -175,7 +176,7 @@ def run(
     metrics = Metrics()
     pulse = Pulse(lambda: metrics.has_begun)
     with (
-        asked_to_stop(stop=Stop(pulse.beat, pulse.beat_seconds)) as stop,
+        asked_to_stop(stop=Stop(on_look=pulse.beat, look_seconds=pulse.beat_seconds)) as stop,
         database(database_url, checkpoints) as connect,
         closing(Store(connect)) as store,
         closing(Pages(connect)) as pages,
@@ -183,7 +184,6 @@ def run(
         health = Health(metrics, pulse, Reader(connect).ping, ready_after)
         routes = {**pages.routes, **routes_of(metrics, health)}
         with listening(address, routes), progress_bar(has_end=once) as tell:
-            store.migrate()
             snapshots = snapshots_at(database_url, checkpoints)
             daemon.run(store, settings, stop, tell, snapshots, metrics)
 
@@ -417,6 +417,7 @@ def generate(
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     exit_on_sigterm()
+    open_closed_streams()
     log_to_stderr()
     try:
         app(prog_name="processor")

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 class Committer:
     """Sends batches to the store, one at a time, however often the connection breaks.
 
-    With `is_patient`, it waits for room on a full disk too.
+    While one is under way no other begins, so that a database that is away holds up the fold.
     """
 
     def __init__(
@@ -29,10 +29,10 @@ class Committer:
         stop: Stop,
         metrics: Metrics | None = None,
         *,
-        is_patient: bool = True,
+        is_patient: bool,
     ) -> None:
         self._store = store
-        self._stop = stop
+        self._stop = Stop(stop)
         self._metrics = metrics or Metrics()
         self._is_patient = is_patient
         self._summary = _Summary()
@@ -48,6 +48,7 @@ class Committer:
 
         Raises:
             ReplacedError: another generation is live by now.
+            RewoundError: the database went back.
             ProcessorError: it cannot be committed.
 
         """
@@ -56,12 +57,12 @@ class Committer:
     def close(self) -> None:
         """End the thread, and say what was committed."""
         if self._under_way and not self._under_way.done():
-            self._stop.requested = True  # nothing is tried again for a run that ends
+            self._stop.requested = True  # nothing is tried again for who has ended
         self._thread.shutdown()
         self._summary.tell()
 
     def _send(self, commit: Commit, files: LogFiles) -> bool:
-        """Commit a batch, however often the connection breaks; drop it on a stop."""
+        """Commit a batch, having seen after a failure whether it is there; drop it on a stop."""
         sent = False
         started = time.monotonic()
 

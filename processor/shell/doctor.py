@@ -151,7 +151,8 @@ def _of_server(inspection: Inspection, rules: Rules | None) -> Iterator[Finding]
         yield from _checked("schema", lambda: _no_schema(may_create=server.may_create))
         return
     yield from _checked("schema", lambda: _schema(*inspection.schema_versions()))
-    yield from _checked("rights", lambda: _rights(inspection.missing_rights()))
+    if not server.is_read_only:
+        yield from _checked("rights", lambda: _rights(inspection))
     if rules:
         yield from _checked("rules", lambda: _rules(inspection.live_rules(), rules))
 
@@ -194,12 +195,8 @@ def _schema(found: int, needed: int) -> str:
     return f"version {found}"
 
 
-def _rights(missing: list[str]) -> str:
-    if missing:
-        raise _WrongError(
-            f"this user cannot run: it lacks {', '.join(missing)}. Grant it processor_writer, by "
-            "schema/roles.sql"
-        )
+def _rights(inspection: Inspection) -> str:
+    inspection.must_be_usable()
     return "enough to run"
 
 

@@ -146,7 +146,8 @@ class Metrics:
             self._dead_letters.labels(reason)
 
     def adopted(self, generation: int, rules: Rules) -> None:
-        """Take note of the generation that is written to from now on."""
+        """Take note of the generation that is written to from now on; nothing failed of it yet."""
+        self.is_failing = False
         self._generation.set(generation)
         self._rules.info(
             {

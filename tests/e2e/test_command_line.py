@@ -313,10 +313,10 @@ def test_errors_say_what_is_wrong_and_end_with_their_code(
         "postgresql://me:not@hunter2@127.0.0.1:1/x",
     ],
 )
-def test_a_database_that_is_not_there_is_reported_without_the_password(command, make_log, url):
+def test_a_database_that_is_not_there_is_reported_without_the_password(command, url):
     """Whatever is wrong with the URL, no message repeats it."""
     command.environment["PROCESSOR_DATABASE_URL"] = url
-    process = command.start("run", "--once", make_log(events=1))
+    process = command.start("migrate")
     output = "".join(process.communicate(timeout=60))
     assert process.returncode in {1, 2}
     assert "hunter2" not in output
@@ -489,7 +489,7 @@ def test_live_lines_come_at_their_rate(command):
 
 def test_migrate_says_what_it_did(command):
     """The first time it applies the schema, the second time there is nothing to apply."""
-    applied = [f"applied {path.stem}" for path in sorted((PROJECT / "schema").glob("*.sql"))]
+    applied = [f"applied {path.stem}" for path in sorted((PROJECT / "schema").glob("[0-9]*.sql"))]
     assert command("migrate").stdout.splitlines() == applied
     assert command("migrate").stdout == ""
 
@@ -509,9 +509,15 @@ def test_a_settings_file_reaches_the_commands_below_a_command(command, make_log,
     """`generations drop` acts on the database that the file names."""
     command("run", "--once", make_log(events=50))
     url = command.environment.pop("PROCESSOR_DATABASE_URL")
-    (tmp_path / "settings.toml").write_text(f"database_url = {json.dumps(url)}\n")
+    there = f"database_url = {json.dumps(url)}\n"
+    (tmp_path / "settings.toml").write_text(there)
     refused = command("--config", "settings.toml", "generations", "drop", 1, exit_code=2)
     assert "generation 1 is live" in refused.stderr
+    (tmp_path / "settings.toml").write_text(f"{there}[generations]\nformat = 'csv'\n")
+    listed = command("--config", "settings.toml", "generations").stdout
+    assert listed.startswith("generation,state,")
+    refused = command("--config", "settings.toml", "generations", "switch", 1, exit_code=2)
+    assert "generation 1 is not one that is kept" in refused.stderr  # its formats are others
     (tmp_path / "settings.toml").write_text("[generations]\nolder_than = '1d'\n")
     refused = command("--config", "settings.toml", "generations", exit_code=2)
     assert "no option is called older_than" in refused.stderr

@@ -161,7 +161,7 @@ def test_rights_that_are_missing(command, log):
             )
             found = failing(command, log)
             assert list(found) == ["rights"]
-            assert "INSERT on generations, UPDATE on generations" in found["rights"]
+            assert "INSERT, UPDATE on generations" in found["rights"]
             assert "processor_writer" in found["rights"]
             connection.execute(f"GRANT processor_writer TO {name}")
             examined(command, log, exit_code=0)

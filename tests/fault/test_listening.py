@@ -17,7 +17,7 @@ STUCK_WHILE_A_FILE_IS_THERE = """
 import time
 from pathlib import Path
 from processor.shell import cli, folding, pulse
-pulse.STUCK_SECONDS = 1
+pulse.STUCK_SECONDS, pulse.LOOK_SECONDS = 1, 0.1
 turn = folding.Folding.next
 def next(self, before):
     while Path("stuck").exists():

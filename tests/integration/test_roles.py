@@ -96,7 +96,7 @@ def test_a_reader_that_tries_to_write_is_told(command, users, make_log):
     """Nothing is written, and the message says what is missing; without a role, nothing is read."""
     command.environment["PROCESSOR_DATABASE_URL"] = users["reader"]
     refused = command("run", "--once", make_log(events=10), exit_code=1).stderr
-    assert "permission denied for table" in refused
-    assert "Check the rights" in refused
+    assert "rights are missing: INSERT, UPDATE on checkpoints" in refused
+    assert "processor_writer" in refused
     command.environment["PROCESSOR_DATABASE_URL"] = users["nobody"]
     assert "none that this user may see" in command("report", exit_code=1).stderr

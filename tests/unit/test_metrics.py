@@ -77,6 +77,15 @@ def test_a_failure_lasts_until_the_next_commit():
     assert samples(metrics, "processor_commit_failures_total") == {(): 3}
 
 
+def test_what_failed_of_a_generation_that_was_replaced_is_over():
+    """There may be nothing left to commit of the new one that would end it."""
+    metrics = Metrics()
+    metrics.failed()
+    metrics.adopted(2, Rules())
+    assert not metrics.is_failing
+    assert samples(metrics, "processor_generation") == {(): 2}
+
+
 class _State:
     def __init__(self, log_id):
         self.log_id = log_id
