@@ -163,7 +163,7 @@ class Simulation:
         self.mishaps = rng.choice((0, 5, 20, 40))
         self.event_every = rng.choice((3, 8, 25, 80))
         self.rewinds = rng.random() < 0.25
-        self.deletes = rng.random() < 0.15
+        self.deletes = not self.rewinds and rng.random() < 0.2
         self.depth = 0
         self._acting = False
         self._next_event = 0
@@ -250,11 +250,18 @@ class Simulation:
                     self.changes += 1
                     log.act()
             if self.deletes and self.rng.random() < 0.05:
-                self.rng.choice(self.logs).delete_oldest()
+                log = self.rng.choice(self.logs)
+                log.delete_oldest(self.committed().get(log.path, 0))
             if self.rewinds and self.rng.random() < 0.2:
                 self._copies.append(self.database.tables.copy())
         finally:
             self._acting = False
+
+    def committed(self):
+        """Return how much of each log is in the report."""
+        live = self.database.tables.live()
+        rows = self.database.tables.logs.values() if live else ()
+        return {r.path: r.checkpoint.byte_offset for r in rows if r.generation == live.number}
 
     def waits(self, seconds):
         """Let time pass, and logs go on."""

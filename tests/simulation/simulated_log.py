@@ -178,12 +178,14 @@ class SimulatedLog:
     def _rotated(self):
         return [n for n in self.files.names if n.startswith(self.path) and n[len(self.path) :]]
 
-    def delete_oldest(self):
-        """Delete the oldest of several files."""
+    def delete_oldest(self, committed):
+        """Delete the oldest of several files, if it is read; `committed` is how much is."""
         names = sorted(self._rotated()) if self.how == "dated" else self._older()
         if names and not self._tasks:
             name = names[0]
             data = self.files.names[name].data
             data = gzip.decompress(data) if name.endswith(".gz") else data
-            self.files.unlink(name)
-            self.deleted += len(data) + (not data.endswith(b"\n")) if data else 0
+            end = self.deleted + (len(data) + (not data.endswith(b"\n")) if data else 0)
+            if end <= committed:
+                self.files.unlink(name)
+                self.deleted = end
