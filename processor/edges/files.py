@@ -33,7 +33,6 @@ _DECOMPRESS: Final[dict[str, Callable[[IO[bytes]], Any]]] = {".gz": gzip.open, "
 _ROTATED: Final = re.compile(r"([.-])(\d[\d._T:-]*?)(\.gz|\.zst)?", re.ASCII)
 _MOST_INDEX_DIGITS: Final = 4
 _LEAST_DATE_DIGITS: Final = 6
-_LISTINGS: Final = 5
 _TRIES: Final = 100
 
 T = TypeVar("T")
@@ -186,16 +185,15 @@ def files_of(path: Path) -> list[FoundFile]:
     """Return the files of the log at `path` that are there, oldest first.
 
     Raises:
+        FileMovedError: they are being renamed: some may be missing, look again.
         LogError: what is at `path` is no file, or out of reach.
 
     """
     files = _listed(path)
-    for _ in range(_LISTINGS):  # rotation renames one after the other, maybe just now
-        again = _listed(path)
-        if [file[:3] for file in again] == [file[:3] for file in files]:
-            break
-        files = again
-    return files
+    again = _listed(path)
+    if [file[:3] for file in again] != [file[:3] for file in files]:
+        raise FileMovedError
+    return again
 
 
 def with_files(path: Path, act: Callable[[list[FoundFile]], T]) -> T:
@@ -218,7 +216,7 @@ def size_of(path: Path) -> int | None:
         LogError: what is at `path` is no file, or out of reach.
 
     """
-    files = files_of(path)
+    files = with_files(path, list)
     return sum(file.size_bytes for file in files) if files else None
 
 

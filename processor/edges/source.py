@@ -40,6 +40,7 @@ from processor.edges.identity import (
     identify,
     is_copy,
     know,
+    still_holds,
 )
 from processor.errors import GoneError, LogError
 
@@ -55,14 +56,23 @@ class _CutOffError(Exception):
 class _Part:
     """The file of a log that is being read: in the log it begins at `start`.
 
-    `length` is its own, once it was left before; None while it may grow.
+    `length` is its own, once it was left before; None while it may grow. `before` is as what it was
+    known before, which goes further than it is read by now when it is read again.
     """
 
-    def __init__(self, file: ReadableFile, start: int, offset: int, length: int | None) -> None:
+    def __init__(
+        self,
+        file: ReadableFile,
+        start: int,
+        offset: int,
+        length: int | None,
+        before: KnownFile | None = None,
+    ) -> None:
         self.file = file
         self.start = start
         self.length = length
         self.is_lost = False
+        self._before = before
         self._head, self._tail = ends_of(file, offset - start)
         self._passed = offset
         self._block, self._block_at = b"", offset
@@ -86,7 +96,7 @@ class _Part:
         self.pass_to(offset)
         before = len(self._tail)
         data = self.file.read_at(offset - self.start - before, before + most)
-        if data[:before] != self._tail:
+        if data[:before] != self._tail or not self._is_as_before():
             raise _CutOffError
         self.take(data[before:])
         return self._block
@@ -104,14 +114,24 @@ class _Part:
         self._passed = offset
 
     def known(self) -> KnownFile:
-        """Return how it is known again, by what was read for good."""
+        """Return how it is known again, by what was read for good, now or before."""
+        if self._before and self._passed <= self._before.end_offset:
+            return self._before.now_at(self.file.found)
         read_bytes = self._passed - self.start
         return know(self.file.found, self.start, read_bytes, self._head, self._tail)
 
     def is_whole(self) -> bool:
         """Whether what was read of it is still in it."""
         place = self._passed - self.start
-        return self.file.read_at(place - len(self._tail), len(self._tail)) == self._tail
+        tail = self.file.read_at(place - len(self._tail), len(self._tail))
+        return tail == self._tail and self._is_as_before()
+
+    def _is_as_before(self) -> bool:
+        """Whether what was read of it before, and is read again, is still in it."""
+        before = self._before
+        if before is None or self._passed > before.end_offset:
+            return True
+        return still_holds(self.file, before, to_the_end=not self.file.is_compressed)
 
     def go_on_in(self, copy: ReadableFile) -> None:
         """Read on in a copy of it."""
@@ -322,7 +342,7 @@ class LogReader:
         if file:
             length = None if is_newest else known.read_bytes
             try:
-                self._part = _Part(file, known.start_offset, offset, length)
+                self._part = _Part(file, known.start_offset, offset, length, known)
             except BaseException:
                 file.close()
                 raise

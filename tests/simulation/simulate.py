@@ -180,7 +180,7 @@ class Simulation:
             for name in names
         ]
         pattern = rng.random() < 0.2
-        paths = [f"{ROOT}/logs/*.log*"] if pattern else [log.path for log in self.logs]
+        paths = [f"{ROOT}/logs/*.log"] if pattern else [log.path for log in self.logs]
         self.settings = RunSettings(
             logs=tuple(map(Path, paths)),
             batch_lines=rng.choice((1, 3, 10, 40)),
