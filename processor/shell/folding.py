@@ -170,7 +170,9 @@ class Folding:
 
         What is to be done `before` so many lines are folded is done then.
         """
-        logs = sorted(self.logs.values(), key=_furthest_behind)
+        # Of one that has come to its end, state may be forgotten that lines written since need.
+        logs = [log for log in self.logs.values() if not log.state.is_finished]
+        logs.sort(key=_furthest_behind)
         read_ahead(logs, self._workers, self._settings.batch_lines)
         for log in logs:
             task = log.next(self._settings.batch_lines)

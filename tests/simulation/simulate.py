@@ -234,7 +234,7 @@ class Simulation:
             kinds += [lambda: self.fail_to_open(path)] * 2
         if self.rewinds:
             kinds += [self.rewind]
-        if self.depth < 1 and what not in ("sleep",):
+        if self.depth < 1 and not self.database.is_locked:
             kinds += [self.duel]
         if what == "wait":
             kinds += [self.ask_to_stop]
@@ -352,7 +352,7 @@ class Simulation:
             return False
         except ProcessorError as error:
             self.counts["halts"] += 1
-            if isinstance(error, GoneError) and self.deletes:
+            if isinstance(error, GoneError) and any(log.deleted for log in self.logs):
                 return False
             is_missing = "there is no such file" in str(error) and once and not self.is_calm
             if not life.excuses and not is_missing:

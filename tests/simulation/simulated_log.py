@@ -185,7 +185,7 @@ class SimulatedLog:
             name = names[0]
             data = self.files.names[name].data
             data = gzip.decompress(data) if name.endswith(".gz") else data
-            end = self.deleted + (len(data) + (not data.endswith(b"\n")) if data else 0)
+            end = self.deleted + len(data) + bool(data and not data.endswith(b"\n"))
             if end <= committed:
                 self.files.unlink(name)
                 self.deleted = end

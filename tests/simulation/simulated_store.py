@@ -97,6 +97,8 @@ class Database:
         """Whether a COMMIT that is under way succeeds."""
         self.serial = itertools.count(1)
         self.epoch = 0
+        self.is_locked = False
+        """Whether somebody is in the middle of a transaction: others would wait for its end."""
 
     def settle(self):
         """End the COMMIT that is under way, if there is one."""
@@ -149,29 +151,40 @@ class SimulatedStore:
 
     def _do(self, what):
         """Do a statement of this connection."""
+        self._check_connection()
+        self._database.step(what)
+        self._check_connection()
+
+    def _check_connection(self):
         if self._session._connection.epoch != self._database.epoch:
             raise psycopg.OperationalError("the connection is closed")
-        self._database.step(what)
 
     @contextmanager
-    def _transaction(self, *, locks=True):
+    def _transaction(self):
         """Hand out tables to be changed; what was changed is there once all is done."""
+        database = self._database
         with self._session.connection():
             self._do("begin")
-            if locks:
-                self._database.settle()
-            tables = self._database.tables.copy()
-            yield tables
+            database.settle()  # what it locks waits for that
+            database.is_locked = True
             try:
-                self._do("COMMIT")
-            except LostCommitError as error:
-                if error.how == "done":
-                    self._database.tables = tables
-                elif error.how == "unknown":
-                    self._database.unknown = tables
-                raise psycopg.OperationalError("the connection is lost") from error
-            self._database.tables = tables
+                tables = database.tables.copy()
+                yield tables
+                self._end(tables)
+            finally:
+                database.is_locked = False
             self._do("committed")
+
+    def _end(self, tables):
+        try:
+            self._do("COMMIT")
+        except LostCommitError as error:
+            if error.how == "done":
+                self._database.tables = tables
+            elif error.how == "unknown":
+                self._database.unknown = tables
+            raise psycopg.OperationalError("the connection is lost") from error
+        self._database.tables = tables
 
     def close(self):
         """Let go of the connection."""
