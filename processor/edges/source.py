@@ -11,7 +11,7 @@ without a newline, is a line: none will follow it. At the end of the newest file
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,6 @@ from processor.core.framing import BLOCK_BYTES, Framer
 from processor.core.model import Chunk
 from processor.edges.files import (
     STDIN,
-    FileMovedError,
     FoundFile,
     NotNowError,
     PlainFile,
@@ -96,7 +95,8 @@ class _Part:
         self.pass_to(offset)
         before = len(self._tail)
         data = self.file.read_at(offset - self.start - before, before + most)
-        if data[:before] != self._tail or not self._is_as_before():
+        # Looked at again, since it may have been truncated and written to while it was read.
+        if data[:before] != self._tail or not self.is_whole():
             raise _CutOffError
         self.take(data[before:])
         return self._block
@@ -482,21 +482,12 @@ class LogReader:
             and file not in same
             and (file.size_bytes or file.path == self.path)
         ]
-        waiting: list[_Waiting] = []
+        opened: list[_Waiting] = []
         try:
-            for file in new[:_OPEN_AT_ONCE]:
-                waiting.append(at_hand.get(file.id) or _Waiting(file, time.monotonic()))
-                waiting[-1].file.found = file
-        except (FileMovedError, LogError) as error:
-            if not (waiting and isinstance(error, NotNowError)):
-                _close(other for other in waiting if other not in self._waiting)
-                raise  # else the others can wait
-        opened = list(waiting)
-        newest = waiting[-1] if waiting else None
-        if newest and newest.file.found.path == self.path:
-            # A file that holds the same is a copy, or becomes one: this one will be truncated.
-            waiting = [w for w in waiting if w is newest or not is_copy(w.file, newest.file)]
-        waiting = [w for w in waiting if not w.file.is_compressed or w.file.read_at(0, 1)]
+            waiting = self._opened(new, at_hand, opened)
+        except BaseException:
+            _close(other for other in opened if other not in self._waiting)
+            raise
         ids = {file.id for file in found}
         place = 0
         for other in self._waiting:  # one that is gone stays behind the one that it was behind
@@ -507,6 +498,27 @@ class LogReader:
                 place += 1
         _close(other for other in {*self._waiting, *opened} if other not in waiting)
         self._waiting = waiting
+
+    def _opened(
+        self,
+        new: Sequence[FoundFile],
+        at_hand: Mapping[tuple[int, int], _Waiting],
+        opened: list[_Waiting],
+    ) -> list[_Waiting]:
+        """Open files that are new; return those of them that are to be read."""
+        try:
+            for file in new[:_OPEN_AT_ONCE]:
+                opened.append(at_hand.get(file.id) or _Waiting(file, time.monotonic()))
+                opened[-1].file.found = file
+        except NotNowError:
+            if not opened:
+                raise  # else the others can wait
+        waiting = list(opened)
+        newest = waiting[-1] if waiting else None
+        if newest and newest.file.found.path == self.path:
+            # A file that holds the same is a copy, or becomes one: this one will be truncated.
+            waiting = [w for w in waiting if w is newest or not is_copy(w.file, newest.file)]
+        return [w for w in waiting if not w.file.is_compressed or w.file.read_at(0, 1)]
 
 
 def _close(files: Iterable[_Waiting]) -> None:
