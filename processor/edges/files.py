@@ -34,6 +34,7 @@ _ROTATED: Final = re.compile(r"([.-])(\d[\d._T:-]*?)(\.gz|\.zst)?", re.ASCII)
 _MOST_INDEX_DIGITS: Final = 4
 _LEAST_DATE_DIGITS: Final = 6
 _TRIES: Final = 100
+_DEAD_LINKS: Final = (errno.EACCES, errno.ELOOP, errno.ENOTDIR)
 
 T = TypeVar("T")
 _Age = tuple[int, int, str]
@@ -232,7 +233,7 @@ def find(path: Path, *, is_log: bool = True) -> FoundFile | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if is_log:
+        if is_log or error.errno not in _DEAD_LINKS:
             raise _unreadable(path, error) from error
         return None
     if not stat.S_ISREG(status.st_mode):

@@ -127,11 +127,14 @@ class _Part:
         return tail == self._tail and self._is_as_before()
 
     def _is_as_before(self) -> bool:
-        """Whether what was read of it before, and is read again, is still in it."""
+        """Whether what was read of it before, and is read again, is still in it.
+
+        Nobody writes to a compressed one, and to look back in it is to decompress it again.
+        """
         before = self._before
-        if before is None or self._passed > before.end_offset:
+        if before is None or self._passed > before.end_offset or self.file.is_compressed:
             return True
-        return still_holds(self.file, before, to_the_end=not self.file.is_compressed)
+        return still_holds(self.file, before)
 
     def go_on_in(self, copy: ReadableFile) -> None:
         """Read on in a copy of it."""
@@ -209,7 +212,7 @@ class LogReader:
             try:
                 chunk, has_more = self._read_on(end)
             except _CutOffError:
-                if self._part and self._part.length is not None:
+                if self._part and (self._part.length is not None or self._part.file.is_compressed):
                     raise gone(self.path, self._framer.offset) from None
                 has_more = self._relisted()
             if not has_more:

@@ -188,6 +188,7 @@ class Simulation:
             attribution_window=self.window,
             allowed_lateness=self.lateness,
         ).model_copy(update={"max_line_bytes": self.longest})
+        self.files.most_read = (lambda: rng.randint(1, 3_000)) if rng.random() < 0.1 else None
         self.worth_bytes = rng.choice((1, 5_000, 1 << 26))
         self.every_seconds = rng.choice((0.01, 1, 300))
 
@@ -226,7 +227,7 @@ class Simulation:
             kinds += [self.refuse]
         if what == "COMMIT":
             kinds = [self.lose_commit] * 4 + [self.refuse]
-        if what == "read":
+        if what in ("read", "stat", "list"):
             kinds += [self.fail_to_read]
         if what in ("write", "fsync", "rename", "renamed", "unlink"):
             kinds += [self.fill_disk] * 2

@@ -326,7 +326,9 @@ class SimulatedStore:
         if files:
             row.files |= {file.start_offset: file for file in files.changed}
             if files.oldest:
-                oldest = min(files.oldest, log.checkpoint.rebuild_from, *log.checkpoint.ahead_offsets)
+                oldest = min(
+                    files.oldest, log.checkpoint.rebuild_from, *log.checkpoint.ahead_offsets
+                )
                 row.files = {s: file for s, file in row.files.items() if file.end_offset >= oldest}
         self._do("hours")
 
@@ -345,7 +347,9 @@ class SimulatedStore:
         mine = {log.log_id for log in commit.logs} if commit else set()
         for log in tables.logs.values():
             if log.log_id in mine and log.by != self.identity:
-                return CheckpointMovedError(f"{log.path}: another processor, {log.by}, owns this log")
+                return CheckpointMovedError(
+                    f"{log.path}: another processor, {log.by}, owns this log"
+                )
         others = [log for log in self._logs(tables) if log.by != self.identity]
         if others:
             by = max(others, key=lambda log: log.committed).by
