@@ -197,6 +197,18 @@ def files_of(path: Path) -> list[FoundFile]:
     return again
 
 
+def check_unmoved(path: Path, found: list[FoundFile]) -> None:
+    """Look again where a file was missed: it may have been copied after the files were listed.
+
+    Raises:
+        FileMovedError: that may be so.
+        LogError: as for `files_of`.
+
+    """
+    if [file[:3] for file in files_of(path)] != [file[:3] for file in found]:
+        raise FileMovedError
+
+
 def with_files(path: Path, act: Callable[[list[FoundFile]], T]) -> T:
     """Act on the files of a log, and again when one is renamed meanwhile.
 

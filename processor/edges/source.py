@@ -24,6 +24,7 @@ from processor.edges.files import (
     NotNowError,
     PlainFile,
     ReadableFile,
+    check_unmoved,
     find,
     is_compressed,
     open_file,
@@ -327,10 +328,15 @@ class LogReader:
         """Look whether all is there that was read before and is to be read again."""
         offset = self._framer.offset
         needed = [k for k in self._left[self._at :] if offset < k.end_offset]
-        there = with_files(self.path, lambda found: identify(found, self._left)) if needed else {}
-        for file in needed:
-            if file not in there.values():
-                raise gone(self.path, max(offset, file.start_offset))
+
+        def missing(found: list[FoundFile]) -> list[KnownFile]:
+            there = identify(found, self._left).values()
+            if missed := [file for file in needed if file not in there]:
+                check_unmoved(self.path, found)
+            return missed
+
+        for file in with_files(self.path, missing) if needed else ():
+            raise gone(self.path, max(offset, file.start_offset))
 
     def _open_left(self) -> bool:
         """Open the file that comes next of those that were read before, if there is one."""
@@ -419,6 +425,8 @@ class LogReader:
             same = {file: part.known() for file in found if file.id == part.file.id}
         known = self._left if same else self._known()
         same |= identify([file for file in found if file not in same], known)
+        if part and part.may_grow and part.start not in {k.start_offset for k in same.values()}:
+            check_unmoved(self.path, found)
         self._follow({known.start_offset: file for file, known in same.items()}, len(found))
         self._wait_for(found, same)
 
