@@ -7,7 +7,14 @@ from typing import Final
 
 from processor.core.framing import BLOCK_BYTES
 from processor.core.model import Chunk
-from processor.edges.files import FoundFile, ReadableFile, check_unmoved, find, open_file, with_files
+from processor.edges.files import (
+    FoundFile,
+    ReadableFile,
+    check_unmoved,
+    find,
+    open_file,
+    with_files,
+)
 from processor.edges.identity import KnownFile, ends_of, identify, know
 from processor.errors import GoneError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from simulate import simulate
+from simulate import simulate  # noqa: E402 - it is no package
 
 
 def attempt(seed):

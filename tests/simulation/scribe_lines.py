@@ -1,8 +1,7 @@
 """The lines of a log that is simulated: no two files of it can be taken for each other."""
 
-import json
-
 from core_helpers import DAY, HOUR, MINUTE, YEAR, event
+
 from processor.core.contract import CLICK, PAGE_LOAD
 from processor.shell.generate import LogShape, generate
 
@@ -62,12 +61,3 @@ def _line(rng, kind, now, number, recent):
         at -= rng.choice((0, 0, 0, MINUTE, 10 * MINUTE))
     visit = rng.choice("abc"), rng.choice((7, 8)), rng.choice((1, 1, 2))
     return event(rng.choice((PAGE_LOAD, CLICK)), at, *visit, ip=f"10.0.0.{number}")
-
-
-def numbered(line, number):
-    """Return a line that no other is equal to, where it has room for a number."""
-    try:
-        fields = json.loads(line)
-        return json.dumps({**fields, "n": number}).encode() if isinstance(fields, dict) else line
-    except ValueError:
-        return line

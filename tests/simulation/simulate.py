@@ -6,14 +6,12 @@ up. The code that runs is the package's own, from `daemon.run` down; `Store` and
 """
 
 import errno
-import logging
 import random
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import psycopg
@@ -22,7 +20,7 @@ from simulated_files import ROOT, SimulatedFiles, installed
 from simulated_log import SimulatedLog
 from simulated_store import Database, LostCommitError, SimulatedStore
 
-from processor.edges import snapshot, source
+from processor.edges import source
 from processor.edges.snapshot import SnapshotFiles
 from processor.errors import GoneError, ProcessorError
 from processor.shell import batches, committer, daemon, retry, snapshots, stop
@@ -30,11 +28,11 @@ from processor.shell.settings import RunSettings
 from processor.shell.stop import Stop
 
 SNAPSHOTS = Path(ROOT) / "checkpoints/snapshots/report"
-STATEMENTS = frozenset(
-    ("begin", "generation", "open log", "compare commits", "read logs", "begin at", "connect")
-    + ("move checkpoints", "count commit", "add counts", "dead letters", "ledger", "files")
-    + ("hours", "lock checkpoints", "generations", "paths", "migrate", "committed")
-)
+STATEMENTS = {
+    *"connect migrate begin generation paths generations committed ledger files hours".split(),
+    *("open log", "compare commits", "read logs", "begin at", "lock checkpoints"),
+    *("move checkpoints", "count commit", "add counts", "dead letters"),
+}
 IDLE_WAITS = 20
 PASSING = ("40001", "40P01", "57014", "53100", "55P03", "25P03", "57P01", "08006")
 REFUSING = ("42501", "42P01", "25006")
@@ -45,7 +43,7 @@ class Crash(BaseException):
     """The processor dies."""
 
 
-class Divergence(Exception):
+class DivergenceError(Exception):
     """What it came to is not what it has to."""
 
 
@@ -57,10 +55,12 @@ class Clock:
         self.now = 1_000.0
 
     def monotonic(self):
+        """Return the time, in seconds."""
         self.now += 1e-4
         return self.now
 
     def sleep(self, seconds):
+        """Let time pass."""
         self._simulation.step("sleep")
         self.now += seconds
 
@@ -87,6 +87,7 @@ class Inline:
         self._late = None
 
     def submit(self, act, *arguments):
+        """Begin to act, or leave it until the outcome is asked for."""
         future = _Late(act, arguments)
         if self._simulation.rng.random() < 0.5:
             future.done()
@@ -94,6 +95,7 @@ class Inline:
         return future
 
     def shutdown(self):
+        """End what was begun."""
         if self._late:
             self._late.done()
 
@@ -337,7 +339,7 @@ class Simulation:
     # What a run is made of.
 
     def live(self, crash_at, *, once, excuses=()):
-        """Have a processor run until it ends, however that is; return whether it came to its end."""
+        """Have a processor run until it ends, however it does; return whether it was done."""
         self.counts["lives"] += 1
         life = self.life = Life(self.counts["lives"], crash_at)
         life.excuses += excuses
@@ -348,7 +350,7 @@ class Simulation:
             settings = self.settings.model_copy(update={"once": once})
             daemon.run(store, settings, life.stop, snapshots=SnapshotFiles(SNAPSHOTS))
             if self.files.close_all(life.number):
-                raise Divergence("files were left open")
+                raise DivergenceError("files were left open")
         except Crash:
             return False
         except ProcessorError as error:
@@ -357,7 +359,7 @@ class Simulation:
                 return False
             is_missing = "there is no such file" in str(error) and once and not self.is_calm
             if not life.excuses and not is_missing:
-                raise Divergence(f"halted without a reason: {error!r}") from error
+                raise DivergenceError(f"halted without a reason: {error!r}") from error
             return False
         else:
             return True
@@ -416,20 +418,20 @@ class Simulation:
             row, text = rows.get(log.path), log.text()
             offset = row.checkpoint.byte_offset if row else 0
             if whole and offset != len(text):
-                raise Divergence(f"{log.path}: read up to {offset} of {len(text)}")
+                raise DivergenceError(f"{log.path}: read up to {offset} of {len(text)}")
             lines = text[:offset].split(b"\n")
             if lines.pop():
-                raise Divergence(f"{log.path}: offset {offset} is in the middle of a line")
+                raise DivergenceError(f"{log.path}: offset {offset} is in the middle of a line")
             if row and (row.lines, sum(row.ledger.values())) != (len(lines), len(lines)):
-                raise Divergence(f"{log.path}: {len(lines)} lines, {row.lines} {row.ledger}")
+                raise DivergenceError(f"{log.path}: {len(lines)} lines, {row.lines} {row.ledger}")
             texts.append([line for line in lines if len(line) < self.longest])
         expected = report(*texts, window=self.window, lateness=self.lateness)
         found = tables.report(live.number)
         if found != expected:
             differ = sorted(k for k in {*found, *expected} if found.get(k) != expected.get(k))
             shown = [(k, found.get(k), expected.get(k)) for k in differ[:4]]
-            raise Divergence(f"the report is not the oracle's: {shown}")
-        self.check_outcomes([row for row in rows.values()], texts)
+            raise DivergenceError(f"the report is not the oracle's: {shown}")
+        self.check_outcomes(list(rows.values()), texts)
 
     def check_outcomes(self, rows, texts):
         """Compare how many lines counted, and how many were late."""
@@ -440,12 +442,14 @@ class Simulation:
             found.update(row.ledger)
             buried = sum(n for (outcome, _), n in row.ledger.items() if outcome == "dead_letter")
             if buried != len(row.dead_letters):
-                raise Divergence(f"{row.path}: {buried} dead letters, {len(row.dead_letters)} rows")
+                raise DivergenceError(
+                    f"{row.path}: {buried} dead letters, {len(row.dead_letters)} rows"
+                )
         applied = len({event for lines in kept for event in lines})
         late = sum(map(len, events)) - sum(map(len, kept))
         counted = found["applied", ""], found["dead_letter", "late"]
         if counted != (applied, late):
-            raise Divergence(f"{counted} counted and late, not {(applied, late)}")
+            raise DivergenceError(f"{counted} counted and late, not {(applied, late)}")
 
     @contextmanager
     def in_place(self):
@@ -474,7 +478,7 @@ def simulate(seed):
     """Run a seed; return what happened how often.
 
     Raises:
-        Divergence: what it came to is not what it has to.
+        DivergenceError: what it came to is not what it has to.
 
     """
     return Simulation(seed).run()

@@ -5,7 +5,6 @@ anything may happen; within one nothing does.
 """
 
 import gzip
-import random
 from collections import deque
 
 from scribe_lines import lines_of_log
@@ -29,13 +28,15 @@ class SimulatedLog:
         self._inode = None
 
     def _unequal(self, lines, longest):
+        """Yield lines no two of which are equal, and some that are too long."""
         for number, line in enumerate(lines):
-            more = self.rng.randrange(longest) if self.rng.random() < 0.003 else 0
+            padding = 2 * self.rng.randrange(longest) if self.rng.random() < 0.003 else 0
             if line.endswith(b"}"):
-                line = line[:-1] + b',"n":%d,"pad":"%s"}' % (number, b"x" * (more * 2))
-            elif more or not line:
-                line = b"%d %s" % (number, b"y" * more * 2)
-            yield line + b"\n"
+                yield line[:-1] + b',"n":%d,"pad":"%s"}\n' % (number, b"x" * padding)
+            elif padding or not line:
+                yield b"%d %s\n" % (number, b"y" * padding)
+            else:
+                yield line + b"\n"
 
     @property
     def is_done(self):

@@ -16,7 +16,6 @@ from datetime import timedelta
 import psycopg
 from core_helpers import EPOCH
 
-from processor.core.contract import CONTRACT_VERSION
 from processor.core.model import Checkpoint, Rules
 from processor.edges.session import Session
 from processor.edges.store import StoredLog, differing_rules
@@ -114,7 +113,10 @@ class Database:
 
 
 class LostCommitError(Exception):
-    """To be raised by a step: the answer to a COMMIT does not come. `how` it ends: 'done', 'failed', 'unknown'."""
+    """To be raised by a step: the answer to a COMMIT does not come.
+
+    `how` it ended is "done" or "failed"; "unknown" is under way.
+    """
 
     def __init__(self, how):
         super().__init__(how)
