@@ -29,9 +29,9 @@ from processor.shell.stop import Stop
 
 SNAPSHOTS = Path(ROOT) / "checkpoints/snapshots/report"
 STATEMENTS = {
-    *"connect migrate begin generation paths generations committed ledger files hours".split(),
-    *("open log", "compare commits", "read logs", "begin at", "lock checkpoints"),
-    *("move checkpoints", "count commit", "add counts", "dead letters"),
+    *("connect", "migrate", "begin", "generation", "paths", "generations", "committed", "begin at"),
+    *("open log", "compare commits", "read logs", "lock checkpoints", "move checkpoints"),
+    *("count commit", "add counts", "dead letters", "ledger", "files", "hours"),
 }
 IDLE_WAITS = 20
 PASSING = ("40001", "40P01", "57014", "53100", "55P03", "25P03", "57P01", "08006")

@@ -313,6 +313,8 @@ class SimulatedStore:
         return row is not None and row.checkpoint.byte_offset == log.from_offset
 
     def _write(self, tables, row, log, files):
+        if not 0 <= log.checkpoint.rebuild_from <= log.checkpoint.byte_offset:
+            raise psycopg.errors.CheckViolation("checkpoints")
         row.checkpoint, row.by = log.checkpoint, self.identity
         row.lines += log.lines
         row.committed = tables.commits
@@ -326,6 +328,8 @@ class SimulatedStore:
             row.ledger[key] = row.ledger.get(key, 0) + lines
         self._do("files")
         if files:
+            if not all(0 <= file.tail_bytes <= file.read_bytes for file in files.changed):
+                raise psycopg.errors.CheckViolation("log_files")
             row.files |= {file.start_offset: file for file in files.changed}
             if files.oldest:
                 oldest = min(
