@@ -6,7 +6,7 @@ Nothing is committed: what was counted goes into a view of the database that nob
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -183,7 +183,8 @@ def starts_of(
     stored = view.logs(live.generation)
     seeks: dict[Path, Checkpoint] = {}
     if hours.first is not None:
-        seeks = view.seek(live.generation, us_of(hours.first) - rules.attribution_window_us)
+        needed = max(us_of(hours.first) - rules.attribution_window_us, _FIRST_INSTANT)
+        seeks = view.seek(live.generation, needed)
     starts = {path: seeks.get(path, Checkpoint()) for path in named}
     for path in starts.keys() & stored.keys():
         end = stored[path].checkpoint.byte_offset
@@ -214,11 +215,17 @@ def us_of(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 
+_FIRST_INSTANT: Final = us_of(datetime.min.replace(tzinfo=UTC))
+
+
 def _or_from(after: int | None, rules: Rules) -> str:
     """Say from which hour on all is there, if that is known."""
     if after is None:
         return ""
-    hour = EPOCH + timedelta(hours=(after + rules.attribution_window_us) // HOUR_US + 1)
+    try:
+        hour = EPOCH + timedelta(hours=(after + rules.attribution_window_us) // HOUR_US + 1)
+    except OverflowError:  # no hour is left before the year 10000
+        return ""
     return f"; or take only the hours that are left, with --from {hour:%Y-%m-%dT%H:%M}"
 
 

@@ -158,9 +158,14 @@ def replay(
         ) as changes:
             try:
                 _write(changes, format_, out)
-            except StoreError as error:
+                out.flush()
+            except BrokenPipeError:
+                raise  # who reads it has seen enough
+            except (StoreError, OSError) as error:
+                why = error.strerror if isinstance(error, OSError) else error
                 raise StoreError(
-                    f"{error}; it was switched, but what changed is not known"
+                    f"the new report is live, but what changed cannot be written: {why}. What it "
+                    "replaced is kept; see `processor generations`"
                 ) from error
         generations.keep(keep)
         _keep_snapshots(generations, snapshots)
@@ -379,7 +384,8 @@ def _write(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None
 
 
 def _keep_snapshots(generations: Generations, snapshots: SnapshotFiles) -> None:
-    with generations.view() as view:
+    """Remove snapshots that are of no use any more; if that cannot be, the next run will."""
+    with contextlib.suppress(StoreError, OSError), generations.view() as view:
         snapshots.keep_only([found.generation for found in view.generations])
 
 

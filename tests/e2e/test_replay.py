@@ -11,6 +11,7 @@ import shutil
 import signal
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from conftest import PROJECT, wait_until
 from oracle import ISO_HOUR, lines_of, report
 
 from processor.core.contract import CLICK, PAGE_LOAD
+from processor.edges.migrations import LOCK
 from processor.shell.generate import START, LogShape, generate
 
 ENGINES = ["fold", "duckdb"]
@@ -333,6 +335,33 @@ def test_a_second_replay_at_once_is_told_of_the_first(command, db, tmp_path):
         assert "Traceback" not in second.stderr
     _, err = first.communicate(timeout=30)
     assert first.returncode == 0, err
+    assert table(db) == report(lines_of(log), **OTHER_RULES)
+
+
+def test_a_replay_waits_for_a_migration(command, db, tmp_path):
+    """It says so, and goes on once that is done; the live report is as it was until then."""
+    log = append(tmp_path / "app.log", messy(events=300))
+    command("run", "--once", log)
+    with db.transaction():
+        db.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+        replay = command.start("replay", log, *OTHER)
+        said = replay.stderr.readline()
+        assert "another processor brings the schema up to date; waiting for it" in said
+        assert table(db) == report(lines_of(log))
+    _, err = replay.communicate(timeout=30)
+    assert replay.returncode == 0, err
+    assert table(db) == report(lines_of(log), **OTHER_RULES)
+
+
+def test_a_replay_whose_changes_cannot_be_written_says_that_it_is_live(command, db, tmp_path):
+    """With exit code 1; what was replaced is kept, so that changes can be looked at."""
+    log = append(tmp_path / "app.log", messy(events=300))
+    command("run", "--once", log)
+    with Path("/dev/full").open("w") as full:
+        failed = command("replay", log, *OTHER, "--keep", 0, exit_code=1, stdout=full)
+    assert "the new report is live, but what changed cannot be written: No space" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert states(command) == {1: "kept", 2: "live"}
     assert table(db) == report(lines_of(log), **OTHER_RULES)
 
 
@@ -712,6 +741,8 @@ def test_some_hours_are_whole_hours_made_by_the_rules_of_the_report(command, db,
         assert words in refused.stderr
         assert "Traceback" not in refused.stderr
     assert contents(db) == before
+    all_hours = ["--from", "0001-01-01", "--to", "9999-12-31"]
+    assert command("replay", log, *all_hours).stdout.startswith("no rows differ")
 
 
 def without_its_beginning(command, db, folder, lines):
