@@ -30,7 +30,7 @@ from processor.shell.stop import Stop
 SNAPSHOTS = Path(ROOT) / "checkpoints/snapshots/report"
 STATEMENTS = {
     *("connect", "migrate", "begin", "generation", "paths", "generations", "committed", "begin at"),
-    *("open log", "compare commits", "read logs", "lock checkpoints", "move checkpoints"),
+    *("open log", "compare commits", "read logs", "lock checkpoints", "move checkpoints", "check"),
     *("count commit", "add counts", "dead letters", "ledger", "files", "hours"),
 }
 IDLE_WAITS = 20
@@ -346,7 +346,6 @@ class Simulation:
         self.files.owner = life.number
         store = SimulatedStore(self.database)
         try:
-            store.migrate()
             settings = self.settings.model_copy(update={"once": once})
             daemon.run(store, settings, life.stop, snapshots=SnapshotFiles(SNAPSHOTS))
             if self.files.close_all(life.number):
@@ -456,7 +455,7 @@ class Simulation:
         """Put all that is simulated in the place of the real."""
         with ExitStack() as stack:
             stack.enter_context(installed(self.files))
-            for module in (source, batches, daemon, snapshots, committer, stop):
+            for module in (source, batches, daemon, snapshots, committer, retry, stop):
                 stack.enter_context(patch.object(module, "time", self.clock))
             for module, name, value in (
                 (retry, "random", self.rng),

@@ -19,7 +19,13 @@ from core_helpers import EPOCH
 from processor.core.model import Checkpoint, Rules
 from processor.edges.session import Session
 from processor.edges.store import StoredLog, differing_rules
-from processor.errors import CheckpointMovedError, ReplacedError, SettingsError, StoreError
+from processor.errors import (
+    CheckpointMovedError,
+    ReplacedError,
+    RewoundError,
+    SettingsError,
+    StoreError,
+)
 
 _NAMES = itertools.count(1)
 
@@ -27,12 +33,18 @@ _NAMES = itertools.count(1)
 class Generation:
     """A row of `generations`."""
 
-    def __init__(self, number, state, rules, commits=0):
-        self.number, self.state, self.rules, self.commits = number, state, rules, commits
+    def __init__(self, number, state, rules, commits=0, commit_id=0):
+        self.number, self.state, self.rules = number, state, rules
+        self.commits, self.commit_id = commits, commit_id
+
+    @property
+    def last(self):
+        """What was committed last on it."""
+        return self.state, self.commits, self.commit_id
 
     def copy(self):
         """Return the same, to be changed."""
-        return Generation(self.number, self.state, self.rules, self.commits)
+        return Generation(self.number, self.state, self.rules, self.commits, self.commit_id)
 
 
 class Log:
@@ -130,6 +142,11 @@ class Connection:
         self.database = database
         self.epoch = database.epoch
 
+    @property
+    def closed(self):
+        """Whether it is broken."""
+        return self.epoch != self.database.epoch
+
     def close(self):
         """Nothing is held."""
 
@@ -140,9 +157,8 @@ class SimulatedStore:
     def __init__(self, database):
         self._database = database
         self._session = Session(self._connect)
-        self._state = "live"
-        self._commits = 0
-        self._hours = {}
+        self._sent = 0
+        self._last = "live", 0, 0
         self.generation = 0
         self.rules = Rules()
         self.identity = f"simulated:{next(_NAMES)}:x"
@@ -158,7 +174,7 @@ class SimulatedStore:
         self._check_connection()
 
     def _check_connection(self):
-        if self._session._connection.epoch != self._database.epoch:
+        if self._session._connection.closed:
             raise psycopg.OperationalError("the connection is closed")
 
     @contextmanager
@@ -217,8 +233,7 @@ class SimulatedStore:
             live = tables.live()
         if live is None:
             raise StoreError("no report is live in this database")
-        self.generation, self._state, self._commits = live.number, live.state, live.commits
-        self.rules, self._hours = live.rules, {}
+        self.generation, self.rules, self._last = live.number, live.rules, live.last
         return self.rules
 
     def bind(self, generation, rules):
@@ -227,8 +242,13 @@ class SimulatedStore:
             found = tables.generations.get(generation)
         if found is None:
             raise CheckpointMovedError(f"generation {generation} was dropped by somebody else")
-        self.generation, self.rules, self._hours = generation, rules, {}
-        self._state, self._commits = found.state, found.commits
+        self.generation, self.rules, self._last = generation, rules, found.last
+
+    def check(self):
+        """See whether the generation still is as this processor left it."""
+        with self._session.connection():
+            self._do("check")
+            self._check_generation(self._database.tables)
 
     def generations(self):
         """Return the numbers of all generations."""
@@ -279,10 +299,13 @@ class SimulatedStore:
         with self._transaction() as tables:
             self._do("move checkpoints")
             if not all(self._is_at(tables, log) for log in commit.logs):
-                raise self._why_not(tables, commit)
+                raise self._why_not()
             self._do("count commit")
-            self._check_generation(tables)
-            tables.generations[self.generation].commits += 1
+            self._sent = next(self._database.serial)
+            found = tables.generations.get(self.generation)
+            if found is None or (found.state, found.commit_id) != self._last[::2]:
+                raise self._why_not()
+            found.commits, found.commit_id = found.commits + 1, self._sent
             tables.commits += 1
             self._do("add counts")
             for customer, hour, *counts in commit.increments:
@@ -291,19 +314,25 @@ class SimulatedStore:
                 tables.counts[key] = [a + b for a, b in zip(before, counts, strict=True)]
             for log in commit.logs:
                 self._write(tables, tables.logs[log.log_id], log, files.get(log.log_id))
-        self._commits += 1
+        self._go_on_from_sent()
 
     def reconcile(self, commit):
         """Tell whether `commit`, sent before the connection was lost, was written."""
         with self._transaction() as tables:
             self._do("lock checkpoints")
-            rows = [tables.logs.get(log.log_id) for log in commit.logs]
-            found = [(row.checkpoint.byte_offset, row.by) for row in rows if row]
-            written = found == [(log.checkpoint.byte_offset, self.identity) for log in commit.logs]
-            if not written and [at for at, _ in found] != [log.from_offset for log in commit.logs]:
-                raise self._why_not(tables, commit)
-        self._commits += written
+            rows = {log.log_id: tables.logs.get(log.log_id) for log in commit.logs}
+            found = {n: (row.checkpoint.byte_offset, row.by) for n, row in rows.items() if row}
+            written = found == {
+                log.log_id: (log.checkpoint.byte_offset, self.identity) for log in commit.logs
+            }
+            if not written:
+                self._check_generation(tables)
+        if written:
+            self._go_on_from_sent()
         return written
+
+    def _go_on_from_sent(self):
+        self._last = self._last[0], self._last[1] + 1, self._sent
 
     def _logs(self, tables):
         return [log for log in tables.logs.values() if log.generation == self.generation]
@@ -340,24 +369,19 @@ class SimulatedStore:
 
     def _check_generation(self, tables):
         found = tables.generations.get(self.generation)
-        if found is None or (found.state, found.commits) != (self._state, self._commits):
-            raise self._why_not(tables)
+        if found is None or found.last != self._last:
+            raise self._why_not()
 
-    def _why_not(self, tables, commit=None):
-        """Return why nothing can be written, of this commit or at all."""
+    def _why_not(self):
+        """Return why nothing can be written."""
+        tables = self._database.tables
         found = tables.generations.get(self.generation)
-        if found is None or found.state != self._state:
-            if self._state == "live":
+        if found is None or found.state != self._last[0]:
+            if self._last[0] == "live":
                 return ReplacedError("another generation of the report is live")
             return CheckpointMovedError("the generation that this replay makes was dropped")
-        mine = {log.log_id for log in commit.logs} if commit else set()
-        for log in tables.logs.values():
-            if log.log_id in mine and log.by != self.identity:
-                return CheckpointMovedError(
-                    f"{log.path}: another processor, {log.by}, owns this log"
-                )
-        others = [log for log in self._logs(tables) if log.by != self.identity]
-        if others:
-            by = max(others, key=lambda log: log.committed).by
-            return CheckpointMovedError(f"another processor, {by}, works on this report")
-        return CheckpointMovedError("the checkpoint of a log is gone: the database was put back")
+        moved = max(self._logs(tables), key=lambda log: log.committed, default=None)
+        is_back = found.commits < self._last[1] or found.last == self._last
+        if is_back or moved is None or moved.by == self.identity:
+            return RewoundError("the database went back to an earlier state")
+        return CheckpointMovedError(f"{moved.path}: another processor, {moved.by}, works on it")
