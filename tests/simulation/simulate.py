@@ -34,8 +34,8 @@ STATEMENTS = {
     *("count commit", "add counts", "dead letters", "ledger", "files", "hours"),
 }
 IDLE_WAITS = 20
-PASSING = ("40001", "40P01", "57014", "53100", "55P03", "25P03", "57P01", "08006")
-REFUSING = ("42501", "42P01", "25006")
+PASSING = ("40001", "40P01", "57014", "53100", "55P03", "25P03", "57P01", "08006", "25006")
+REFUSING = ("42501", "42P01")
 RULES = [(30, 10), (30, 10), (30, 0), (5, 10), (120, 30)]
 
 
@@ -68,8 +68,9 @@ class Clock:
 class Life:
     """One processor, from its start to its end."""
 
-    def __init__(self, number, crash_at):
+    def __init__(self, number, crash_at, *, once):
         self.number = number
+        self.once = once
         self.crash_at = crash_at
         self.steps = 0
         self.is_dead = False
@@ -255,7 +256,7 @@ class Simulation:
             if self.deletes and self.rng.random() < 0.05:
                 log = self.rng.choice(self.logs)
                 log.delete_oldest(self.committed().get(log.path, 0))
-            if self.rewinds and self.rng.random() < 0.2:
+            if self.rewinds and self.database.tables.live() and self.rng.random() < 0.2:
                 self._copies.append(self.database.tables.copy())
         finally:
             self._acting = False
@@ -280,16 +281,14 @@ class Simulation:
         """A statement fails."""
         self.counts["refused statements"] += 1
         state = self.rng.choice(PASSING * 3 + REFUSING)
-        if state in REFUSING:
+        if state in REFUSING or (state == "53100" and self.life.once):
             self.life.excuses.append(state)
-        self.life.excuses.append(state)
         raise psycopg.errors.lookup(state)("simulated")
 
     def lose_commit(self):
         """The answer to a COMMIT is lost."""
         how = self.rng.choice(("done", "failed", "unknown"))
         self.counts[f"commits {how}"] += 1
-        self.life.excuses.append(how)
         raise LostCommitError(how)
 
     def fail_to_read(self):
@@ -314,7 +313,6 @@ class Simulation:
         """An older copy of the database is put back."""
         if self._copies:
             self.counts["rewinds"] += 1
-            self.life.excuses.append("rewind")
             self.database.put_back(self.rng.choice(self._copies))
 
     def duel(self):
@@ -341,7 +339,7 @@ class Simulation:
     def live(self, crash_at, *, once, excuses=()):
         """Have a processor run until it ends, however it does; return whether it was done."""
         self.counts["lives"] += 1
-        life = self.life = Life(self.counts["lives"], crash_at)
+        life = self.life = Life(self.counts["lives"], crash_at, once=once)
         life.excuses += excuses
         self.files.owner = life.number
         store = SimulatedStore(self.database)
