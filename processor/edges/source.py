@@ -141,6 +141,9 @@ class _Part:
         """Read on in a copy of it."""
         self.file.close()
         self.file = copy
+        if self._before and self._passed <= self._before.end_offset:
+            # It may have been truncated before its ends were read.
+            self._head, self._tail = ends_of(copy, self._passed - self.start)
 
 
 class _Waiting:

@@ -27,7 +27,16 @@ from processor.edges.source import LogReader
 from processor.errors import LedgerError
 from processor.shell import committer, daemon, retry
 
-TABLES = ["hourly_counts", "dead_letters", "hour_offsets", "log_files", "ledger", "checkpoints", "generations", "schema_migrations"]
+TABLES = [
+    "hourly_counts",
+    "dead_letters",
+    "hour_offsets",
+    "log_files",
+    "ledger",
+    "checkpoints",
+    "generations",
+    "schema_migrations",
+]
 ACTIONS = ("crash", "error", "delay")
 STATES = ("40001", "40P01", "57014", "55P03", "25P03")
 
@@ -175,7 +184,7 @@ class Inline:
         future = Future()
         try:
             future.set_result(act(*arguments))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a crash is one
             future.set_exception(error)
         return future
 

@@ -87,7 +87,7 @@ def act_at(workload, task):
 @contextmanager
 def server():
     """Start a PostgreSQL for it; only the processor dies, so that it need not wait for the disk."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o711)
         with embedded(folder / "checkpoints"):

@@ -1,4 +1,7 @@
-"""Every failpoint at its first hit; `python tests/failpoints/run_failpoints.py` does so at the first 200."""
+"""Every failpoint at its first hit.
+
+`python tests/failpoints/run_failpoints.py` does so at the first 200.
+"""
 
 import pytest
 from run_failpoints import act_at, plan, shares_of, tasks_of

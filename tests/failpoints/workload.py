@@ -102,7 +102,7 @@ class Workload:
             return self.recover()
 
     def recover(self):
-        """Have a new processor go on from what is there; return whether the report is the oracle's."""
+        """Have a new processor go on from there; return whether the report is the oracle's."""
         fresh = Failpoints()
         with installed(fresh):
             return self.live(fresh) and self.is_equal()
