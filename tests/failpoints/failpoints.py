@@ -123,6 +123,12 @@ class Cursor(psycopg.Cursor):
         with self._step(query):
             return super().executemany(query, *arguments, **options)
 
+    @contextmanager
+    def copy(self, query, *arguments, **options):
+        """Copy rows into a table."""
+        with self._step(query), super().copy(query, *arguments, **options) as copy:
+            yield copy
+
     def _step(self, query):
         def refused():
             state = STATES[points.hits["errors"] % len(STATES)]

@@ -128,9 +128,9 @@ class Workload:
     def is_equal(self):
         """Whether report and ledger are those of the oracle, over all that is written."""
         counts = self.checks.execute(
-            "SELECT customer_id, to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:00:00\"Z\"'),"
-            " page_loads, clicks, unique_user_clicks, related_clicks, clicked_page_loads"
-            " FROM hourly_counts"
+            "SELECT customer_id,"
+            " to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:00:00\"Z\"'), page_loads,"
+            " clicks, unique_user_clicks, related_clicks, clicked_page_loads FROM hourly_counts"
         ).fetchall()
         ledger = self.checks.execute(
             "SELECT byte_offset, lines, (SELECT sum(lines)::bigint FROM ledger),"
