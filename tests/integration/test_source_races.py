@@ -130,14 +130,16 @@ def test_a_log_truncated_and_written_to_while_it_is_read_is_noticed(log, monkeyp
 def test_a_file_put_in_the_place_of_one_that_is_read_again_is_not_new(log, monkeypatch):
     """As rsync does: it is known by all that was read of it before, not by what is read again."""
     known, _ = known_of(log)
+    log.rename(log.with_name("app.log.1"))
+    log.write_bytes(MORE)
 
     def restore():
-        shutil.copyfile(log, log.with_name("copy"))
-        log.with_name("copy").rename(log)
+        shutil.copyfile(log.with_name("app.log.1"), log.with_name("copy"))
+        log.with_name("copy").rename(log.with_name("app.log.1"))
 
     after(monkeypatch, history, "open_file", restore)
     with closing(LogReader(log, 0, known)) as reader:
-        equal(drain(reader), LINES)
+        equal(drain(reader), LINES + MORE)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])

@@ -66,36 +66,50 @@ def test_a_restart_in_the_first_run_forgets_nothing_that_the_median_lets_in(run,
     run(log)
 
 
-def test_a_log_that_was_silent_and_goes_on_where_it_was_is_counted(run, tmp_path):
-    """With a few lines of a wild clock first, which say nothing about what follows them."""
+@pytest.fixture
+def later(monkeypatch):
+    """Append lines to a log once most of another one is folded."""
+
+    def set_up(log, lines, other):
+        real, more = LogReader.read, list(lines)
+
+        def read_and_append(reader, most=1 << 62, end=None):
+            chunk = real(reader, most, end)
+            is_folded = chunk and most < 100 and chunk.end > 2 * other.stat().st_size // 3
+            if more and reader.path == other and is_folded:
+                append(log, more)
+                more.clear()
+            return chunk
+
+        monkeypatch.setattr(LogReader, "read", read_and_append)
+        return more
+
+    return set_up
+
+
+def test_a_log_that_was_silent_and_goes_on_where_it_was_is_counted(run, later, tmp_path):
+    """A few lines of a wild clock come first: they say nothing about what follows them."""
     old, new = tmp_path / "old.log", tmp_path / "new.log"
     append(old, [*beats(0, HOUR), page_load(HOUR, "visit", 7, 1)])
     append(new, beats(0, 12 * HOUR))
     run(old, new)
     append(old, [page_load(YEAR, "wild", 7, 2)])
-    run(old, new)
-    append(old, [page_load(YEAR, "wilder", 7, 2), click(HOUR + MINUTE, "visit", 7, 1)])
-    append(new, beats(12 * HOUR, 13 * HOUR))
+    append(new, beats(12 * HOUR, 24 * HOUR))
+    left = later(old, [click(HOUR + MINUTE, "visit", 7, 1)], new)
+    run(old, new, batch_lines=10, is_whole=False)
+    assert not left
     run(old, new)
 
 
 def test_what_is_written_to_a_log_after_its_end_was_met_is_left_to_the_next_run(
-    run, tmp_path, monkeypatch
+    run, later, tmp_path
 ):
     """The state that it needs may be forgotten by then: the other log has gone far ahead."""
     short, long = tmp_path / "short.log", tmp_path / "long.log"
     append(short, [*beats(0, HOUR), page_load(HOUR, "visit", 7, 1)])
     append(long, beats(0, 12 * HOUR))
-    real, more = LogReader.read, [click(HOUR + MINUTE, "visit", 7, 1)]
-
-    def read_and_append(reader, *arguments):
-        chunk = real(reader, *arguments)
-        if more and reader.path == long and chunk and chunk.end > 2 * long.stat().st_size // 3:
-            append(short, [more.pop()])
-        return chunk
-
-    monkeypatch.setattr(LogReader, "read", read_and_append)
+    left = later(short, [click(HOUR + MINUTE, "visit", 7, 1)], long)
     run(short, long, batch_lines=10, is_whole=False)
-    assert not more
+    assert not left
     run(short, long)
     assert len(lines_of(short)) == 62
