@@ -12,7 +12,13 @@ from processor.edges.identity import KnownFile, ReadFiles
 from processor.edges.migrations import migrate
 from processor.edges.session import ConnectionLostError
 from processor.edges.store import Store
-from processor.errors import CheckpointMovedError, ProcessorError, SettingsError, StoreError
+from processor.errors import (
+    CheckpointMovedError,
+    ProcessorError,
+    RewoundError,
+    SettingsError,
+    StoreError,
+)
 
 HOUR = 455_833
 LOG, OTHER = "/logs/app.log", "/logs/other.log"
@@ -243,10 +249,11 @@ def test_a_commit_under_way_is_waited_for(backend, store, log, lands):
 def test_a_log_that_is_gone_is_told(backend, store, log):
     """As after an older copy of the database was put back."""
     backend.lose(LOG)
-    with pytest.raises(CheckpointMovedError):
+    with pytest.raises(RewoundError):
         store.commit(a_commit(log.log_id), {})
-    with pytest.raises(CheckpointMovedError):
-        store.reconcile(a_commit(log.log_id))
+    assert store.reconcile(a_commit(log.log_id)) is False  # it is sent again, and that is told
+    with pytest.raises(RewoundError):
+        store.commit(a_commit(log.log_id), {})
 
 
 def test_the_files_of_a_log_are_kept_as_long_as_they_are_needed(store, log):
