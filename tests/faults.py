@@ -15,6 +15,8 @@ from proxy import Harm
 
 GHOST = "ALTER SYSTEM SET synchronous_standby_names TO 'ghost'"
 NO_GHOST = "ALTER SYSTEM RESET synchronous_standby_names"
+MESSAGES = 150
+"""So many are exchanged for a connection, a question what was committed, and a batch."""
 RELOAD = "SELECT pg_reload_conf()"
 
 
@@ -98,10 +100,12 @@ CUTS = {
 def cut_commit(lane, how):
     """Cut the connection at a COMMIT that changes something."""
     at, harm = CUTS[how]
-    is_done = threading.Event()
+    is_done, writes = threading.Event(), threading.Event()
 
     def judge(message):
-        if getattr(message, at) and not is_done.is_set():
+        if b"UPDATE checkpoints" in message.body:
+            writes.set()
+        if getattr(message, at) and writes.is_set() and not is_done.is_set():
             is_done.set()
             return harm
         return None
@@ -110,6 +114,31 @@ def cut_commit(lane, how):
     wait_until(lambda: lane.tend() or is_done.is_set(), RECOVERY_SECONDS, "a COMMIT to cut")
     lane.recover()
     return how
+
+
+def cut_at_message(lane, number, harm):
+    """Cut the connection, and the next one at its n-th message, as it connects or works."""
+    is_done, seen = threading.Event(), []
+
+    def judge(message):
+        if not is_done.is_set() and (seen or message.is_first):
+            seen.append(message)
+            if len(seen) == number:
+                is_done.set()
+                return harm
+        return None
+
+    lane.proxy.judge = judge
+    lane.proxy.cut()
+    wait_until(lambda: lane.tend() or is_done.is_set(), RECOVERY_SECONDS, "a message to cut at")
+    lane.recover()
+    return f"connection {harm.value}"
+
+
+def cut_anywhere(lane):
+    """Cut the connection at any message."""
+    harm = lane.dice.choice([Harm.CUT_BEFORE, Harm.CUT_AFTER])
+    return cut_at_message(lane, lane.dice.randint(1, MESSAGES), harm)
 
 
 HOLDS = ("processor killed", "connection cut", "backend ended")
@@ -239,6 +268,7 @@ STORM = (
     duel,
     stop_cleanly,
     cut_connections,
+    cut_anywhere,
     kill_worker,
     damage_snapshot,
 )

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psycopg
@@ -85,17 +85,18 @@ class Attempt:
 class Lane:
     """One log, one server, one report. The processor reaches the server through a proxy."""
 
-    def __init__(self, folder, server, proxy, seed, score):
+    def __init__(self, folder, server, proxy, seed, score, **url):
         self.folder, self.server, self.proxy, self.score = folder, server, proxy, score
         self.dice = random.Random(seed)
         self.log = GrowingLog(folder, seed)
-        self.command = Command(proxy.url(connect_timeout=5), folder)
+        self.command = Command(proxy.url(connect_timeout=2, **url), folder)
         self.daemon = None
         self.start_seconds = 0.5
         self._errors = (folder / "processor.log").open("a")
 
     def close(self):
-        """End what runs."""
+        """End what runs, the server that took another's place too."""
+        self.server.close()
         for process in self.command.started:
             if process.poll() is None:
                 process.kill()
@@ -157,20 +158,24 @@ class Lane:
 
 
 @contextmanager
-def lane(folder, seed, score, lines_a_second=1_500, rotate_seconds=4, **settings):
-    """Yield a lane whose log grows, and at the end compare its report with the oracle's."""
-    with servers_folder() as servers:
-        server = Server(servers, **settings).start()
-        with Proxy(server) as proxy:
-            made = Lane(folder, server, proxy, seed, score)
-            try:
-                with Growing(made.log, lines_a_second, rotate_seconds):
-                    made.recover(measure=False)
-                    yield made
-                made.settle()
-            finally:
-                made.close()
-                made.server.stop()
+def lane(
+    folder, seed, score, *, through=nullcontext, lines_a_second=1_500, rotate_seconds=4, **url
+):
+    """Yield a lane whose log grows, and at the end compare its report with the oracle's.
+
+    The server is reached `through` what is given, a pooler say, and by more parameters of the URL.
+    """
+    with (
+        servers_folder() as servers,
+        closing(Server(servers).start()) as server,
+        through(server) as target,
+        Proxy(target) as proxy,
+        closing(Lane(folder, server, proxy, seed, score, **url)) as made,
+    ):
+        with Growing(made.log, lines_a_second, rotate_seconds):
+            made.recover(measure=False)
+            yield made
+        made.settle()
 
 
 def resources(pid):

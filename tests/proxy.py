@@ -21,9 +21,9 @@ RESET_AT_ONCE = struct.pack("ii", 1, 0)
 class Harm(Enum):
     """What is done at a message; None lets it pass."""
 
-    CUT_BEFORE = "cut before it"
-    CUT_AFTER = "cut after it"
-    STALL = "stall before it"
+    CUT_BEFORE = "cut before a message"
+    CUT_AFTER = "cut after a message"
+    STALL = "silent from a message on"
 
 
 class Message(NamedTuple):
@@ -35,9 +35,16 @@ class Message(NamedTuple):
     body: bytes
 
     @property
+    def is_first(self):
+        """Whether it is the first of a connection."""
+        return self.kind == b""
+
+    @property
     def is_commit(self):
         """Whether the client asks for a commit."""
-        return self.direction == TO_SERVER and self.kind in b"QP" and b"COMMIT\0" in self.body
+        return (
+            self.direction == TO_SERVER and self.kind in (b"Q", b"P") and b"COMMIT\0" in self.body
+        )
 
     @property
     def is_committed(self):

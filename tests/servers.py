@@ -7,7 +7,6 @@ as `nobody`.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -143,7 +142,7 @@ class Server:
         self._process.wait()
         wait_until(lambda: not any(map(is_alive, children)), what="the end of the children")
 
-    def stop(self):
+    def close(self):
         """Stop it; transactions under way are rolled back."""
         if self.is_running():
             self._process.send_signal(signal.SIGCONT)
@@ -196,45 +195,42 @@ def is_alive(pid):
         return False
 
 
-def free_port():
-    """Return a port on loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
+class Bouncer:
+    """PgBouncer in transaction mode before a server, on a unix socket as the server is."""
 
-
-@contextmanager
-def pgbouncer(server):
-    """Put PgBouncer in transaction mode before a server, and yield the connection string of it."""
-    port = free_port()
-    settings = server.folder / "pgbouncer.ini"
-    settings.write_text(f"""\
+    def __init__(self, server):
+        self._folder = server.folder
+        self.socket = server.folder / ".s.PGSQL.6432"
+        (self._folder / "pgbouncer.ini").write_text(f"""\
 [databases]
 * = host={server.folder} port={server.port} user={USER}
 [pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
+listen_addr =
+listen_port = 6432
+unix_socket_dir = {server.folder}
 auth_type = any
 pool_mode = transaction
-default_pool_size = 4
+default_pool_size = 3
+server_login_retry = 0.1
 """)
-    with (server.folder / "pgbouncer.log").open("a") as log:
-        process = subprocess.Popen(
-            [*_unprivileged(), PGBOUNCER, settings], cwd=server.folder, stdout=log, stderr=log
-        )
 
-    def answers():
-        assert process.poll() is None, (server.folder / "pgbouncer.log").read_text()
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port)).close()
-            return True
-        return False
+    def __enter__(self):
+        """Start it, and wait until it listens."""
+        with (self._folder / "pgbouncer.log").open("a") as log:
+            self._process = subprocess.Popen(
+                [*_unprivileged(), PGBOUNCER, self._folder / "pgbouncer.ini"],
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._listens, what="PgBouncer")
+        return self
 
-    try:
-        wait_until(answers, what="PgBouncer")
-        yield lambda dbname="postgres": make_conninfo(
-            host="127.0.0.1", port=port, user=USER, dbname=dbname
-        )
-    finally:
-        process.terminate()
-        process.wait(10)
+    def _listens(self):
+        assert self._process.poll() is None, (self._folder / "pgbouncer.log").read_text()
+        return self.socket.exists()
+
+    def __exit__(self, *_error):
+        """End it."""
+        self._process.kill()
+        self._process.wait()

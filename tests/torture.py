@@ -40,6 +40,7 @@ PHASES = {
     "postmaster": Phase(200, 25, faults.kill_postmaster),
     "rewinds": Phase(200, 20, faults.rewind),
     "commits": Phase(500, 50, faults.leave_commit_unknown),
+    "cuts": Phase(300, 50, faults.cut_anywhere),
     "duels": Phase(200, 25, faults.duel),
 }
 
