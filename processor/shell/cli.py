@@ -129,10 +129,12 @@ def run(
         timezone=timezone,
         max_line_bytes=max_line_bytes,
     )
-    with asked_to_stop() as stop, open_store(database_url, checkpoints) as store:
-        store.migrate()
-        with progress_bar(has_end=once) as tell:
-            daemon.run(store, settings, stop, tell, snapshots_at(database_url, checkpoints))
+    with (
+        asked_to_stop() as stop,
+        open_store(database_url, checkpoints) as store,
+        progress_bar(has_end=once) as tell,
+    ):
+        daemon.run(store, settings, stop, tell, snapshots_at(database_url, checkpoints))
 
 
 @app.command()

@@ -18,10 +18,10 @@ _log = logging.getLogger(__name__)
 class Committer:
     """Sends batches to the store, one at a time, however often the connection breaks.
 
-    With `is_patient`, it waits for room on a full disk too.
+    While one is under way no other begins, so that a database that is away holds up the fold.
     """
 
-    def __init__(self, store: Store, stop: Stop, *, is_patient: bool = True) -> None:
+    def __init__(self, store: Store, stop: Stop, *, is_patient: bool) -> None:
         self._store = store
         self._stop = stop
         self._is_patient = is_patient
@@ -38,6 +38,7 @@ class Committer:
 
         Raises:
             ReplacedError: another generation is live by now.
+            RewoundError: the database went back.
             ProcessorError: it cannot be committed.
 
         """
@@ -51,7 +52,7 @@ class Committer:
         self._summary.tell()
 
     def _send(self, commit: Commit, files: LogFiles) -> bool:
-        """Commit a batch, however often the connection breaks; drop it on a stop."""
+        """Commit a batch, having seen after a failure whether it is there; drop it on a stop."""
         sent = False
 
         def send() -> None:

@@ -261,7 +261,10 @@ class Replay:
                 _log.warning("%s; trying again", error)
                 failed += 1  # who commits has waited for it: let them be for a while
                 self._stop.wait(min(2**failed, _LONGEST_PAUSE_SECONDS))
-                if not when_connected(self._look_whether_live, self._stop) or self._is_live:
+                if (
+                    not when_connected(self._look_whether_live, self._stop, is_patient=True)
+                    or self._is_live
+                ):
                     return self._changes
             when_connected(self._move_on, self._stop, is_patient=False)
         return None

@@ -384,7 +384,8 @@ def _write(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None
 
 
 def _keep_snapshots(generations: Generations, snapshots: SnapshotFiles) -> None:
-    with generations.view() as view:
+    """Remove snapshots that are of no use any more; if that cannot be, the next run will."""
+    with contextlib.suppress(StoreError, OSError), generations.view() as view:
         snapshots.keep_only([found.generation for found in view.generations])
 
 
