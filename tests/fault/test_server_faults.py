@@ -44,6 +44,7 @@ def test_a_commit_of_which_nobody_knows_counts_once(tmp_path):
         for how in HOLDS:
             hold_commit(made, how)
         assert not made.score.ended_by_itself
+    assert "went back" not in (tmp_path / "processor.log").read_text()
 
 
 def test_a_database_that_went_back_is_gone_on_from(tmp_path):
@@ -52,6 +53,7 @@ def test_a_database_that_went_back_is_gone_on_from(tmp_path):
         fail_over(made)
         put_copy_back(made, is_down=False)
         put_copy_back(made, is_down=True)
+        assert not made.score.ended_by_itself
 
 
 @pytest.mark.parametrize("count", [2, 3])
