@@ -9,11 +9,13 @@ decides which faults come and what the log says; the moment at which each hits i
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -25,6 +27,17 @@ from lane import Attempt, Score, lane, resources
 
 TESTS = Path(__file__).parent
 STORM_SECONDS = 600
+
+
+PROGRAMS = {
+    "simulation": (
+        6_000,
+        ("tests/simulation/run.py", "--seeds", "{first}-{last}"),
+    ),
+    "failpoints": (200, ("tests/failpoints/run_failpoints.py", "--hits", "{count}")),
+    "long": (1, ("-m", "pytest", "-m", "torture")),
+}
+"""Phases that are programs of their own, and how many seeds or hits they are told to try."""
 
 
 class Phase(NamedTuple):
@@ -59,8 +72,12 @@ def run_phase(name, count, seed, ends_at):
     phase, score = PHASES[name], Score(name)
     shares = [min(phase.on_each_log, count - at) for at in range(0, count, phase.on_each_log)]
     with ThreadPoolExecutor(2) as pool:
-        for number, share in enumerate(shares):
+        logs = [
             pool.submit(one_log, score, phase, share, seed + number, ends_at)
+            for number, share in enumerate(shares)
+        ]
+    for log in logs:
+        log.result()
     return score
 
 
@@ -95,20 +112,22 @@ def in_words(samples):
     return f"median (most) of each quarter: MiB resident {told[0]}; open files {told[1]}"
 
 
-def run_command(name, command, ends_at):
-    """Run a part that is a program of its own; its last lines are what it tells."""
+def run_program(name, count, seed, ends_at):
+    """Run a phase that is a program of its own, and prints a table of its own."""
     score = Score(name)
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=TESTS.parent,
-        check=False,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=max(ends_at - time.monotonic(), 1),
-    )
-    print(done.stdout, flush=True)
-    if done.returncode:
-        score.divergences.append((command[-1], "its output above"))
+    command = [
+        word.format(first=seed, last=seed + count - 1, count=count) for word in PROGRAMS[name][1]
+    ]
+    process = subprocess.Popen([sys.executable, *command], cwd=TESTS.parent, start_new_session=True)
+    try:
+        if process.wait(max(ends_at - time.monotonic(), 1)):
+            score.diverged(seed, "see what it printed")
+    except subprocess.TimeoutExpired:
+        score.notes.append("the time was up before its end")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     return score
 
 
@@ -122,9 +141,10 @@ def table(scores, seed, minutes):
     ]
     for score in scores:
         slowest = f"{max(score.recoveries):.1f} s" if score.recoveries else ""
+        faults = f"{score.faults.total():,}" if score.faults else "see above"
         ended = ", ".join(f"{n}x code {code}" for code, n in sorted(score.ended_by_itself.items()))
         rows.append(
-            f"| {score.name} | {score.faults.total():,} | {len(score.recoveries):,} | {slowest} "
+            f"| {score.name} | {faults} | {len(score.recoveries):,} | {slowest} "
             f"| {ended} | {len(score.divergences)} |"
         )
     rows += ["", "| fault | times |", "|---|---|"]
@@ -139,24 +159,32 @@ def table(scores, seed, minutes):
     return "\n".join(rows)
 
 
+def run_all(phases, count, seed, ends_at):
+    """Run phases one after another; yield the score of each."""
+    for name in phases:
+        if name in PROGRAMS:
+            yield run_program(name, count or PROGRAMS[name][0], seed, ends_at)
+        elif name == "storm":
+            yield run_storm(count or STORM_SECONDS, seed, ends_at)
+        else:
+            yield run_phase(name, count or PHASES[name].count, seed, ends_at)
+
+
 def main():
     """Run the phases that are asked for; end with 1 if anything diverged."""
+    all_phases = ["simulation", "failpoints", *PHASES, "storm", "long"]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--phase", action="append", choices=[*PHASES, "storm"])
-    parser.add_argument("--count", type=int, help="faults of each phase; seconds of the storm")
+    parser.add_argument("--phase", action="append", choices=all_phases, help="all of them if none")
+    parser.add_argument("--count", type=int, help="faults, seeds, hits or seconds of each phase")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     options = parser.parse_args()
     print("seed", options.seed, flush=True)
     started = time.monotonic()
     ends_at = started + 60 * float(os.environ.get("TORTURE_MINUTES", "90"))
     scores = []
-    for name in options.phase or [*PHASES, "storm"]:
-        if name == "storm":
-            score = run_storm(options.count or STORM_SECONDS, options.seed, ends_at)
-        else:
-            score = run_phase(name, options.count or PHASES[name].count, options.seed, ends_at)
+    for score in run_all(options.phase or all_phases, options.count, options.seed, ends_at):
         scores.append(score)
-        print(f"{name}: {score.faults.total()} faults, {len(score.divergences)} divergences")
+        print(f"{score.name}: {len(score.divergences)} divergences", flush=True)
     print("\n" + table(scores, options.seed, (time.monotonic() - started) / 60))
     return any(score.divergences for score in scores)
 

@@ -57,7 +57,7 @@ def test_a_pooler_in_transaction_mode_may_sit_in_between(tmp_path):
 
 
 def test_the_password_is_told_nowhere(tmp_path):
-    """Fault 42: neither what the processor says of lost connections nor how it is called."""
+    """Faults 42 and 43: not in what it says of lost connections, where no e-mail is either."""
     with lane(tmp_path, 42, Score("test"), password=CANARY) as made:
         for harm in (Harm.CUT_BEFORE, Harm.CUT_AFTER):
             for number in (1, 5, 20, 60):
@@ -69,3 +69,5 @@ def test_the_password_is_told_nowhere(tmp_path):
     said = (tmp_path / "processor.log").read_text()
     assert "trying again" in said
     assert not any(CANARY in text for text in (said, *titles))
+    assert "@example.org" in (tmp_path / "all.jsonl").read_text()
+    assert "@example.org" not in said
