@@ -91,7 +91,7 @@ class Lane:
         self.log = GrowingLog(folder, seed)
         self.command = Command(proxy.url(connect_timeout=2, **url), folder)
         self.daemon = None
-        self.start_seconds = 0.5
+        self.start_seconds = 0.0
         self._errors = (folder / "processor.log").open("a")
 
     def close(self):
@@ -173,7 +173,9 @@ def lane(
         closing(Lane(folder, server, proxy, seed, score, **url)) as made,
     ):
         with Growing(made.log, lines_a_second, rotate_seconds):
+            started = time.monotonic()
             made.recover(measure=False)
+            made.start_seconds = time.monotonic() - started
             yield made
         made.settle()
 

@@ -97,19 +97,30 @@ def run_storm(seconds, seed, ends_at):
                 if sample := resources(made.daemon.pid):
                     samples.append(sample)
                 time.sleep(0.25)
-    score.notes = [in_words(samples)] if samples else []
+    for name, values in zip(
+        ("MiB resident", "open files"), zip(*samples, strict=True), strict=True
+    ):
+        score.notes.append(f"{name}, median (most) of each quarter: {in_quarters(values)}")
+        if not is_flat(values):
+            score.diverged(seed, f"{name} grew")
     return score
 
 
-def in_words(samples):
-    """Say how memory and open files went, quarter by quarter of the time."""
-    quarter = max(len(samples) // 4, 1)
-    parts = [samples[at : at + quarter] for at in range(0, len(samples), quarter)][:4]
-    told = [
-        ", ".join(f"{median(values):.0f} ({max(values):.0f})" for values in column)
-        for column in zip(*(zip(*part, strict=True) for part in parts), strict=True)
-    ]
-    return f"median (most) of each quarter: MiB resident {told[0]}; open files {told[1]}"
+def in_quarters(values):
+    """Say how values went, quarter by quarter of the time."""
+    return ", ".join(f"{median(part):.0f} ({max(part):.0f})" for part in quarters(values))
+
+
+def is_flat(values):
+    """Whether values were at the end what they were at the beginning, or half as much again."""
+    first, *_, last = quarters(values)
+    return median(last) <= 1.5 * median(first)
+
+
+def quarters(values):
+    """Return values in four parts."""
+    size = len(values) // 4
+    return [values[at : at + size] for at in range(0, 4 * size, size)]
 
 
 def run_program(name, count, seed, ends_at):
