@@ -84,16 +84,17 @@ class Connection(psycopg.Connection):
             OperationalError: there was no answer in time; the connection is closed.
 
         """
-        return super().wait(self._in_time(gen), *arguments, **options)
+        if self.answer_seconds is not None:
+            gen = self._in_time(gen, self.answer_seconds)
+        return super().wait(gen, *arguments, **options)
 
-    def _in_time(self, gen: PQGen[RV]) -> PQGen[RV]:
-        seconds = self.answer_seconds
-        until = None if seconds is None else time.monotonic() + seconds
+    def _in_time(self, gen: PQGen[RV], seconds: float) -> PQGen[RV]:
+        until = time.monotonic() + seconds
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if until is not None and time.monotonic() > until:
+                if time.monotonic() > until:
                     self.close()
                     raise psycopg.OperationalError(f"no answer within {seconds:g} s")
                 wanted = gen.send(ready)

@@ -23,7 +23,7 @@ class Committer:
 
     def __init__(self, store: Store, stop: Stop, *, is_patient: bool) -> None:
         self._store = store
-        self._stop = stop
+        self._stop = Stop(stop)
         self._is_patient = is_patient
         self._summary = _Summary()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
@@ -47,7 +47,7 @@ class Committer:
     def close(self) -> None:
         """End the thread, and say what was committed."""
         if self._under_way and not self._under_way.done():
-            self._stop.requested = True  # nothing is tried again for a run that ends
+            self._stop.requested = True  # nothing is tried again for who has ended
         self._thread.shutdown()
         self._summary.tell()
 

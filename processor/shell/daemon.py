@@ -3,18 +3,19 @@
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from processor.edges.files import NotNowError, is_pattern, logs_of
 from processor.edges.history import known_by_its_end
 from processor.edges.snapshot import SnapshotFiles
-from processor.edges.source import DRAIN_SECONDS
+from processor.edges.source import DRAIN_SECONDS, readable_from
 from processor.edges.store import Store, StoredLog
 from processor.edges.watch import Watch
-from processor.errors import LogError, ReplacedError, RewoundError, StoreError
+from processor.errors import GoneError, LogError, ReplacedError, RewoundError, StoreError
 from processor.shell.batches import Batches
 from processor.shell.committer import Committer
 from processor.shell.folding import Folding
@@ -78,8 +79,30 @@ def run(
             stop.wait(LOOK_SECONDS)
         has_run = True
         settings = daemon.settings
-        when_connected(store.take_over, stop, is_patient=not settings.once)
+        go_on = partial(_take_over, store, daemon.reaches_back, settings)
+        when_connected(go_on, stop, is_patient=not settings.once)
     _remove_dropped(snapshots, store)  # what an idle one wrote of a generation that was dropped
+
+
+def _take_over(store: Store, reaches_back: Mapping[Path, int], settings: RunSettings) -> None:
+    """Go on with what is live by now, if what it has not counted is still there to be read.
+
+    Raises:
+        GoneError: the database went back to before what is left of a log.
+
+    """
+    store.take_over()
+    logs = store.open_logs(()) if reaches_back else {}
+    for path, there_from in reaches_back.items():
+        at = logs[str(path)].checkpoint.byte_offset if str(path) in logs else 0
+        if at < there_from:
+            lost = f"{path}: bytes {at} to {there_from} are in no file any more"
+            if not settings.accept_loss:
+                raise GoneError(
+                    f"{lost}, and the database does not have what they counted. Put the files "
+                    "back, or go on without what they counted with --accept-loss"
+                )
+            _log.warning("%s; going on without what they counted", lost)
 
 
 def _remove_dropped(snapshots: SnapshotFiles | None, store: Store) -> None:
@@ -111,6 +134,7 @@ class Daemon:
         self._stop = stop
         self._is_patient = not settings.once
         self._progress = progress
+        self.reaches_back: dict[Path, int] = {}  # from where on logs are there, if it is asked
         self._known: set[Path] = set()
         self._look_at = 0.0
         self._check_at = time.monotonic() + CHECK_SECONDS
@@ -149,6 +173,12 @@ class Daemon:
             self._batches.commit()
             self._committer.finish()
             self._batches.save_snapshot(at_end=True)
+        except RewoundError:
+            self.reaches_back = {
+                path: readable_from(path, log.reader.history().known, log.state.offset)
+                for path, log in self._folding.logs.items()
+            }
+            raise
         finally:
             self._committer.close()
             self._folding.close()

@@ -3,6 +3,7 @@
 Whether the processor runs meanwhile or not, what was lost is counted again.
 """
 
+import re
 import signal
 
 import pytest
@@ -158,6 +159,31 @@ def test_a_database_that_went_back_while_nothing_ran(command, connect, log):
     assert "newer than the database" in command("run", "--once", log).stderr
     assert command.report() == report(lines_of(log))
     assert command.ledger()["lag_bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (["migrate"], "no report is live in this database"),
+        (["run", "--once", "app.log"], r"bytes 0 to \d+ are in no file any more.*--accept-loss"),
+    ],
+)
+def test_a_log_without_its_beginning_is_not_taken_for_a_new_one(
+    command, connect, log, before, words
+):
+    """The database went back to before it, and what it holds tells nothing of what was read."""
+    log.touch()
+    command(*before)
+    backup = Backup(connect)
+    write(log, 0, 0.5)
+    daemon = follow(command, connect, log, program=WATCHFUL)
+    rotate(log, keep=False)
+    write(log, 0.5, 1)
+    wait_until(lambda: lines(connect) == len(LINES), what="the next file")
+    backup.put_back()
+    _, err = daemon.communicate(timeout=30)
+    assert daemon.returncode == ExitCode.FAILED, err
+    assert re.search(words, err)
 
 
 def rotate(log, keep):

@@ -4,6 +4,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from conftest import wait_until
 from core_helpers import RULES, us
 
 from processor.core.model import Checkpoint, Commit, DeadLetter, Increment, LogCommit
@@ -188,3 +189,18 @@ def test_an_error_that_somebody_swallowed_does_not_pass_for_a_commit(connect):
         pytest.raises(psycopg.errors.DivisionByZero),
     ):
         connection.execute("SELECT 1 / 0")
+
+
+def test_a_commit_that_nobody_waits_for_any_more_ends_no_daemon(store, connect):
+    """A run that begins anew, since files cannot be opened just now, say, goes on."""
+    log = store.open_logs(["/logs/app.log"])["/logs/app.log"]
+    stop = Stop()
+    with connect() as connection:
+        fail(connection, "ledger", "57014", times=1_000_000)
+        committer = Committer(store, stop, is_patient=True)
+        committer.begin(*a_commit(log.log_id, 0))
+        tries = "SELECT last_value FROM tries"
+        wait_until(lambda: connection.execute(tries).fetchone() > (1,), what="the second try")
+        committer.close()
+        assert not committer.finish()
+    assert not stop.requested
