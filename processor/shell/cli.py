@@ -33,6 +33,7 @@ from processor.shell.settings import Beginning, run_settings
 from processor.shell.terminal import (
     asked_to_stop,
     exit_on_sigterm,
+    open_closed_streams,
     output_to,
     progress_bar,
 )
@@ -326,6 +327,7 @@ def generate(
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     exit_on_sigterm()
+    open_closed_streams()
     try:
         app(prog_name="processor")
     except ProcessorError as error:

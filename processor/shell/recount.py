@@ -16,7 +16,7 @@ from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment, Rules
 from processor.edges.duckdb_report import report_of
 from processor.edges.files import logs_of, size_of
 from processor.edges.generations import Generations
-from processor.edges.history import known_by
+from processor.edges.history import gone, known_by
 from processor.edges.source import LogReader, readable_from
 from processor.edges.store import EPOCH, StoredLog, differing_rules
 from processor.edges.view import ALL_HOURS, Generation, Hours, View
@@ -197,7 +197,7 @@ def starts_of(
             after = view.readable_after(live.generation, path, there_from)
             raise LogError(
                 f"{lost}; what they counted cannot be counted again. Put the files back; "
-                f"`processor replay --accept-loss` goes on without them{_or_from(after, rules)}"
+                f"--accept-loss goes on without them{_or_from(after, rules)}"
             )
         _log.warning("%s; what they counted is not counted again", lost)
         mark = stored[path].checkpoint.watermark if there_from == end else None
@@ -250,10 +250,14 @@ def _chunks(
     in_all, before = sum(ends.values()), 0
 
     def chunks(path: Path, log: StoredLog) -> Iterator[Chunk]:
-        reader = LogReader(path, log.checkpoint.byte_offset, log.files, 0, rules.max_line_bytes)
+        offset = log.checkpoint.byte_offset
+        reader = LogReader(path, offset, log.files, 0, rules.max_line_bytes)
         try:
-            while not stop.requested and (chunk := reader.read(end=ends[path])):
-                progress(before + chunk.end, in_all)
+            while offset < ends[path] and not stop.requested:
+                if (chunk := reader.read(end=ends[path])) is None:
+                    raise gone(path, offset)
+                offset = chunk.end
+                progress(before + offset, in_all)
                 yield chunk
         finally:
             reader.close()

@@ -312,9 +312,7 @@ def switch(
                 f"generation {generation} is not one that is kept; see `processor generations`"
             )
         must_agree(found, found.rules)
-        settings = run_settings(
-            logs=[Path(path) for path in {*found.paths, *live.paths}], workers=workers
-        )
+        settings = run_settings(logs=[Path(path) for path in live.paths], workers=workers)
         store.bind(generation, found.rules)
         snapshots = snapshots_at(database_url, checkpoints)
         try:
@@ -353,7 +351,10 @@ def prune(
 
     How many dead letters there were stays in the ledger. What lines still to come need stays too.
     """
-    before = datetime.now(UTC) - duration("--older-than", older_than)
+    try:
+        before = datetime.now(UTC) - duration("--older-than", older_than)
+    except OverflowError:
+        raise SettingsError(f"--older-than: {older_than!r} ago is before the year 1") from None
     with _opened(database_url, checkpoints) as (_, all_):
         pruned = all_.prune(before, hours=report_hours)
         _keep_snapshots(all_, snapshots_at(database_url, checkpoints))

@@ -145,3 +145,9 @@ def _opened(path: Path, *, append: bool) -> Iterator[TextIO]:
 def exit_on_sigterm() -> None:
     """Let SIGTERM unwind a command, so that it leaves nothing running behind."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+
+
+def open_closed_streams() -> None:
+    """Have output and errors go nowhere if they are closed, before a file takes their place."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - for good
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - for good

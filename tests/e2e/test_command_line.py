@@ -509,9 +509,15 @@ def test_a_settings_file_reaches_the_commands_below_a_command(command, make_log,
     """`generations drop` acts on the database that the file names."""
     command("run", "--once", make_log(events=50))
     url = command.environment.pop("PROCESSOR_DATABASE_URL")
-    (tmp_path / "settings.toml").write_text(f"database_url = {json.dumps(url)}\n")
+    there = f"database_url = {json.dumps(url)}\n"
+    (tmp_path / "settings.toml").write_text(there)
     refused = command("--config", "settings.toml", "generations", "drop", 1, exit_code=2)
     assert "generation 1 is live" in refused.stderr
+    (tmp_path / "settings.toml").write_text(f"{there}[generations]\nformat = 'csv'\n")
+    listed = command("--config", "settings.toml", "generations").stdout
+    assert listed.startswith("generation,state,")
+    refused = command("--config", "settings.toml", "generations", "switch", 1, exit_code=2)
+    assert "generation 1 is not one that is kept" in refused.stderr  # its formats are others
     (tmp_path / "settings.toml").write_text("[generations]\nolder_than = '1d'\n")
     refused = command("--config", "settings.toml", "generations", exit_code=2)
     assert "no option is called older_than" in refused.stderr

@@ -234,6 +234,23 @@ def cut_connections(connect):
         )
 
 
+def test_a_copy_that_a_pooler_breaks_off_is_a_lost_connection(store, log, connect):
+    """Of the two answers to its end, psycopg makes a ValueError."""
+    commit = a_commit(log.log_id, dead_letters=[DeadLetter(40, 12, "late", "x")])
+    before = everything(connect)
+
+    def breaks_off(_copy, _error):
+        raise ValueError("too many values to unpack (expected 1)")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Copy, "finish", breaks_off)
+        with pytest.raises(ConnectionLostError, match="COPY"):
+            store.commit(commit, {})
+    assert everything(connect) == before
+    assert store.reconcile(commit) is False
+    store.commit(commit, {})
+
+
 def test_a_batch_that_was_not_written_is_told_from_one_that_was(store, log, connect):
     """After a lost connection, reconcile answers from what is there."""
     commit = a_commit(log.log_id)
