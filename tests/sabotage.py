@@ -93,7 +93,7 @@ SABOTAGES = (
     Sabotage(
         "end of a wait for an answer",
         SESSION,
-        "if until is not None and time.monotonic() > until:",
+        "if time.monotonic() > until:",
         "if False:",
         (SESSION_TESTS,),
     ),
