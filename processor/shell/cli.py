@@ -336,3 +336,10 @@ def main() -> None:
     except OSError as error:
         print(f"processor: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         sys.exit(ExitCode.FAILED)
+    except MemoryError:
+        print(
+            "processor: there is not enough memory. Give it more, or fewer --workers and smaller "
+            "--batch-lines; what was not committed is read again",
+            file=sys.stderr,
+        )
+        sys.exit(ExitCode.FAILED)
