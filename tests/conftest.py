@@ -105,6 +105,12 @@ class Command:
         return log
 
 
+def logged(stderr, level):
+    """Return what the command said of itself at a level; all it says is JSON lines."""
+    entries = map(json.loads, stderr.splitlines())
+    return [entry["event"] for entry in entries if entry["level"] == level]
+
+
 @pytest.fixture
 def command(database_url, tmp_path):
     """The installed command, in a folder of its own."""

@@ -98,6 +98,16 @@ class Reader:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
 
+    def ping(self) -> None:
+        """Have the database answer.
+
+        Raises:
+            StoreError: it does not.
+
+        """
+        with _in_words(), self._connect() as connection:
+            connection.execute("SELECT 1")
+
     def report(
         self,
         customers: Sequence[int] = (),
@@ -155,7 +165,8 @@ def _in_words() -> Iterator[None]:
         yield
     except psycopg.errors.UndefinedTable as error:
         raise StoreError(
-            "there is no report in this database yet; make one with `processor run LOG...`"
+            "there is no report in this database yet, or none that this user may see; make one "
+            "with `processor run LOG...`"
         ) from error
     except psycopg.Error as error:
         message = str(error).partition("\n")[0]

@@ -3,16 +3,22 @@
 import sys
 import time
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from processor.edges.database import snapshots_at
-from processor.errors import ExitCode, ProcessorError, SettingsError
-from processor.shell import daemon, replays
+from processor.edges.listener import Address
+from processor.errors import SettingsError
+from processor.shell import daemon, operations, replays
 from processor.shell import generate as generator
 from processor.shell import report as rendering
+from processor.shell.health import Health
+from processor.shell.listening import listening, routes_of
+from processor.shell.logs import LogLevel, end_with, log_to_stderr
+from processor.shell.metrics import Metrics
 from processor.shell.options import (
     CHECKPOINTS,
     CORES,
@@ -22,14 +28,18 @@ from processor.shell.options import (
     BatchSeconds,
     Checkpoints,
     DatabaseUrl,
+    Listen,
     Logs,
     MaxLineBytes,
+    ReadyLag,
     Timezone,
     Workers,
     defaults,
 )
+from processor.shell.pulse import Pulse
 from processor.shell.report import Format, TableOrJson
-from processor.shell.settings import Beginning, run_settings
+from processor.shell.settings import Beginning, duration, run_settings
+from processor.shell.stop import Stop
 from processor.shell.terminal import (
     asked_to_stop,
     exit_on_sigterm,
@@ -37,7 +47,8 @@ from processor.shell.terminal import (
     output_to,
     progress_bar,
 )
-from processor.shell.wiring import instant_of, open_reader, open_store, with_stdin
+from processor.shell.watching import watch_status
+from processor.shell.wiring import instant_of, open_database, open_reader, open_store, with_stdin
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +59,13 @@ app = typer.Typer(
     "**3** another processor owns the log, **4** `verify` found rows that differ.",
 )
 app.add_typer(replays.app)
+app.add_typer(operations.app)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"processor {version('processor')}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -61,6 +79,20 @@ def processor(
             "or the command line says goes first.",
         ),
     ] = None,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(
+            envvar="PROCESSOR_LOG_LEVEL",
+            help="What to say on standard error: this and what is more urgent. As JSON lines where "
+            "that is no terminal.",
+        ),
+    ] = LogLevel.INFO,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Show the version, and exit."
+        ),
+    ] = False,
 ) -> None:
     """Turn the event logs of referral pages into an exact hourly report in Postgres.
 
@@ -71,6 +103,7 @@ def processor(
     Try it: `processor generate --events 10000 --output app.log`, `processor run --once app.log`,
     `processor report`.
     """
+    log_to_stderr(log_level)
     if config is not None:
         context.default_map = defaults(config, context)
 
@@ -109,6 +142,8 @@ def run(
     allowed_lateness: AllowedLateness = "10m",
     timezone: Timezone = "UTC",
     max_line_bytes: MaxLineBytes = 1 << 20,
+    listen: Listen = None,
+    ready_lag: ReadyLag = "1m",
 ) -> None:
     """Fold logs into the report: what is there (`--once`), or line by line for ever.
 
@@ -130,12 +165,18 @@ def run(
         timezone=timezone,
         max_line_bytes=max_line_bytes,
     )
+    address = Address.parse(listen) if listen else None
+    ready_after = duration("--ready-lag", ready_lag)
+    metrics = Metrics()
+    pulse = Pulse(lambda: metrics.has_begun)
     with (
-        asked_to_stop() as stop,
-        open_store(database_url, checkpoints) as store,
-        progress_bar(has_end=once) as tell,
+        asked_to_stop(stop=Stop(on_look=pulse.beat, look_seconds=pulse.beat_seconds)) as stop,
+        open_database(database_url, checkpoints) as (store, reader),
     ):
-        daemon.run(store, settings, stop, tell, snapshots_at(database_url, checkpoints))
+        routes = routes_of(metrics, Health(metrics, pulse, reader.ping, ready_after))
+        with listening(address, routes), progress_bar(has_end=once) as tell:
+            snapshots = snapshots_at(database_url, checkpoints)
+            daemon.run(store, settings, stop, tell, snapshots, metrics)
 
 
 @app.command()
@@ -188,6 +229,14 @@ def status(
         TableOrJson,
         typer.Option("--format", envvar="PROCESSOR_STATUS_FORMAT", help="How to write it."),
     ] = TableOrJson.TABLE,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            envvar="PROCESSOR_STATUS_WATCH",
+            help="Show it live, with rates and the time left, until Ctrl-C.",
+        ),
+    ] = False,
     database_url: DatabaseUrl = None,
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
@@ -195,6 +244,10 @@ def status(
 
     For every log, `lines = applied + duplicates + ignored + dead_letters`.
     """
+    if watch:
+        with asked_to_stop() as stop, open_reader(database_url, checkpoints) as reader:
+            watch_status(reader.status, stop)
+        return
     with open_reader(database_url, checkpoints) as reader, output_to() as out:
         rendering.write_status(reader.status(), format_, out)
 
@@ -328,18 +381,8 @@ def main() -> None:
     """Run the command line, and end the process with its exit code."""
     exit_on_sigterm()
     open_closed_streams()
+    log_to_stderr()
     try:
         app(prog_name="processor")
-    except ProcessorError as error:
-        print(f"processor: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        print(f"processor: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        sys.exit(ExitCode.FAILED)
-    except MemoryError:
-        print(
-            "processor: there is not enough memory. Give it more, or fewer --workers and smaller "
-            "--batch-lines; what was not committed is read again",
-            file=sys.stderr,
-        )
-        sys.exit(ExitCode.FAILED)
+    except Exception as error:  # noqa: BLE001 - the last word: one line, whatever went wrong
+        sys.exit(end_with(error))

@@ -5,6 +5,7 @@ small. Commits nothing: who folds decides what becomes of a batch.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ class Folding:
         self._waiting_for: set[Path] = set()
         self._silent: dict[Path, int | None] = {}
         self.fold = Fold(rules)
+        self.fold_seconds = 0.0
+        """How long folding took, in all, what is decoded here included."""
         self.logs: dict[Path, OpenLog] = {}
         self.ends: Mapping[Path, int] = {}
 
@@ -186,7 +189,9 @@ class Folding:
                 self.fold.finish(log.state)
             if task:
                 before(task.chunk.lines)
+                started = time.perf_counter()
                 self.fold.fold(log.state, task.chunk, task.result(self._decoder))
+                self.fold_seconds += time.perf_counter() - started
                 return True
         return False
 

@@ -74,6 +74,24 @@ MaxLineBytes = Annotated[
     ),
 ]
 
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PROCESSOR_LISTEN",
+        metavar="HOST:PORT",
+        help="Serve `/metrics`, `/healthz` and `/readyz` there, as 127.0.0.1:9464. Who can "
+        "reach it can read it.",
+        show_default="nowhere",
+    ),
+]
+ReadyLag = Annotated[
+    str,
+    typer.Option(
+        envvar="PROCESSOR_READY_LAG",
+        help="`/readyz` says no once a line has waited for longer to get into the report.",
+    ),
+]
+
 CHECKPOINTS: Final = Path("checkpoints")
 
 CORES: Final = min(len(os.sched_getaffinity(0)), 4)

@@ -144,7 +144,10 @@ def write_rows(
     else:
         headings = [name.replace("_", " ") for name in fields]
         write_table(
-            headings, shown, out, left={"path", "reason", "detail", "line", "state", "rules"}
+            headings,
+            shown,
+            out,
+            left={"path", "reason", "detail", "line", "state", "rules", "check"},
         )
 
 

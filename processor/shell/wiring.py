@@ -1,8 +1,6 @@
 """What several commands set up: the database, the logs, the times that they are given."""
 
 import contextlib
-import logging
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +11,6 @@ from processor.edges.reader import Reader
 from processor.edges.store import Store
 from processor.errors import SettingsError
 from processor.shell.terminal import spool_stdin
-
-
-def log_to_stderr() -> None:
-    """Have what the process says of itself written to standard error."""
-    form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
 
 
 def with_stdin(logs: list[Path], checkpoints: Path) -> list[Path]:
@@ -32,9 +24,15 @@ def with_stdin(logs: list[Path], checkpoints: Path) -> list[Path]:
 @contextlib.contextmanager
 def open_store(url: str | None, checkpoints: Path) -> Iterator[Store]:
     """Open the writing side of a database, with its schema as it was found."""
-    log_to_stderr()
     with database(url, checkpoints) as connect, contextlib.closing(Store(connect)) as store:
         yield store
+
+
+@contextlib.contextmanager
+def open_database(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Reader]]:
+    """Open both sides of a database."""
+    with database(url, checkpoints) as connect, contextlib.closing(Store(connect)) as store:
+        yield store, Reader(connect)
 
 
 @contextlib.contextmanager
