@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture sabotage coverage check format bench schema examples constraints clean
+.PHONY: help demo test torture sabotage coverage check format bench schema examples pictures constraints clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ schema: .venv/installed  ## Write the event contract as JSON Schema
 
 examples: .venv/installed  ## Make the example reports
 	$(BIN)/python examples/make.py
+
+pictures: .venv/installed  ## Make the pictures of the page, with the Chromium of the system
+	$(BIN)/python examples/pictures.py
 
 constraints: .venv/installed  ## Write down the versions that are installed
 	$(BIN)/pip freeze --exclude-editable | sort -f > constraints.txt

@@ -1,8 +1,9 @@
 """Table 9: what it costs to be asked.
 
 `run --once` of the same log into an empty database, in turns: without a listener, with one that
-nobody asks, and with one that is asked for its metrics a hundred times at once, each second, by
-curl, on the same cores. What is asked for must be answered, each time.
+nobody asks, and with one that is asked for its metrics, or for its page, a hundred times at once,
+each second, by curl, on the same cores. What is asked for must be answered, each time, but for a
+page before the first one is made.
 """
 
 import socket
@@ -19,22 +20,27 @@ from plan import Plan
 from results import Finding, Table
 
 AT_ONCE = 100
+ASKED = {
+    f"asked {AT_ONCE} times at once each second for {what}": path
+    for what, path in (("metrics", "/metrics"), ("its page", "/"))
+}
 COLUMNS = {"what": "", "lines": ",d", "seconds": ".2f", "lines/s": ",.0f", "of run --once": ".2f"}
 
 
 def measure(plan: Plan, server: ours.Server) -> Table:
     """Measure all."""
     log, lines = logs.made(logs.of_length(plan, plan.lines)), plan.lines
-    asked = f"asked {AT_ONCE} times at once each second"
-    seconds: dict[str, list[float]] = {"run --once": [], "with a listener": [], asked: []}
-    answers: list[str] = []
+    seconds: dict[str, list[float]] = {"run --once": [], "with a listener": []}
+    seconds |= {asked: [] for asked in ASKED}
+    answers: dict[str, list[str]] = {asked: [] for asked in ASKED}
     for _ in range(plan.rounds):
         seconds["run --once"].append(ours.fold(server, log).seconds)
         listen = "--listen", f"127.0.0.1:{free_port()}"
         seconds["with a listener"].append(ours.fold(server, log, *listen).seconds)
-        with asking(listen[1]) as found:
-            seconds[asked].append(ours.fold(server, log, *listen).seconds)
-        answers += found
+        for asked, path in ASKED.items():
+            with asking(f"{listen[1]}{path}") as found:
+                seconds[asked].append(ours.fold(server, log, *listen).seconds)
+            answers[asked] += found
     typical = {what: statistics.median(found) for what, found in seconds.items()}
     rows: list[dict[str, object]] = [
         {
@@ -46,14 +52,15 @@ def measure(plan: Plan, server: ours.Server) -> Table:
         }
         for what, found in typical.items()
     ]
-    refused = sum(answer != "200" for answer in answers)
     findings = [
         Finding(
             f"fold while {asked} / not asked",
             "0.8",
             f"{typical['run --once'] / typical[asked]:.2f}",
-            f"{lines:,} lines; {len(answers):,} answers, {refused} of them not 200",
+            f"{lines:,} lines; {len(found):,} answers, "
+            f"{sum(answer != '200' for answer in found)} of them not 200",
         )
+        for asked, found in answers.items()
     ]
     how = (__doc__ or "").partition("\n\n")[2].strip()
     return Table("9. Listening", how, COLUMNS, rows, findings)
@@ -66,7 +73,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def asking(address: str) -> Iterator[list[str]]:
+def asking(url: str) -> Iterator[list[str]]:
     """Ask meanwhile, once it listens; collect the codes of the answers."""
     answers, done = list[str](), threading.Event()
     words = [
@@ -78,7 +85,7 @@ def asking(address: str) -> Iterator[list[str]]:
         "%{http_code}\n",
     ]
     words += ["--parallel", "--parallel-immediate", "--parallel-max", str(AT_ONCE)]
-    words.append(f"http://{address}/metrics?[1-{AT_ONCE}]")
+    words.append(f"http://{url}#[1-{AT_ONCE}]")
 
     def ask() -> None:
         while not done.wait(1):

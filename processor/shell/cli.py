@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -9,13 +10,17 @@ from typing import Annotated
 
 import typer
 
-from processor.edges.database import snapshots_at
+from processor.edges.database import database, snapshots_at
 from processor.edges.listener import Address
+from processor.edges.overview import Choice
+from processor.edges.reader import Reader
+from processor.edges.store import Store
 from processor.errors import SettingsError
-from processor.shell import daemon, operations, replays
+from processor.shell import daemon, operations, replays, reports
 from processor.shell import generate as generator
 from processor.shell import report as rendering
 from processor.shell.health import Health
+from processor.shell.hours import Zone
 from processor.shell.listening import listening, routes_of
 from processor.shell.logs import LogLevel, end_with, log_to_stderr
 from processor.shell.metrics import Metrics
@@ -36,8 +41,9 @@ from processor.shell.options import (
     Workers,
     defaults,
 )
+from processor.shell.pages import Pages
 from processor.shell.pulse import Pulse
-from processor.shell.report import Format, TableOrJson
+from processor.shell.report import Format, ReportFormat, TableOrJson
 from processor.shell.settings import Beginning, duration, run_settings
 from processor.shell.stop import Stop
 from processor.shell.terminal import (
@@ -48,7 +54,7 @@ from processor.shell.terminal import (
     progress_bar,
 )
 from processor.shell.watching import watch_status
-from processor.shell.wiring import instant_of, open_database, open_reader, open_store, with_stdin
+from processor.shell.wiring import instant_of, open_reader, open_store, with_stdin
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -171,9 +177,12 @@ def run(
     pulse = Pulse(lambda: metrics.has_begun)
     with (
         asked_to_stop(stop=Stop(on_look=pulse.beat, look_seconds=pulse.beat_seconds)) as stop,
-        open_database(database_url, checkpoints) as (store, reader),
+        database(database_url, checkpoints) as connect,
+        closing(Store(connect)) as store,
+        closing(Pages(connect)) as pages,
     ):
-        routes = routes_of(metrics, Health(metrics, pulse, reader.ping, ready_after))
+        health = Health(metrics, pulse, Reader(connect).ping, ready_after)
+        routes = {**pages.routes, **routes_of(metrics, health)}
         with listening(address, routes), progress_bar(has_end=once) as tell:
             snapshots = snapshots_at(database_url, checkpoints)
             daemon.run(store, settings, stop, tell, snapshots, metrics)
@@ -182,8 +191,13 @@ def run(
 @app.command()
 def report(
     format_: Annotated[
-        Format, typer.Option("--format", envvar="PROCESSOR_REPORT_FORMAT", help="How to write it.")
-    ] = Format.TABLE,
+        ReportFormat,
+        typer.Option(
+            "--format",
+            envvar="PROCESSOR_REPORT_FORMAT",
+            help="How to write it. `html` is a page with charts that needs nothing beside it.",
+        ),
+    ] = ReportFormat.TABLE,
     customer: Annotated[
         list[int] | None,
         typer.Option(
@@ -201,6 +215,22 @@ def report(
     to: Annotated[
         str | None, typer.Option(envvar="PROCESSOR_REPORT_TO", help="Only hours before this.")
     ] = None,
+    timezone: Annotated[
+        str,
+        typer.Option(
+            envvar="PROCESSOR_REPORT_TIMEZONE",
+            help="Show hours of this zone, which must be whole hours from UTC; `--from` and `--to` "
+            "are its times too.",
+        ),
+    ] = "UTC",
+    daily: Annotated[
+        bool,
+        typer.Option(
+            "--daily",
+            envvar="PROCESSOR_REPORT_DAILY",
+            help="Add up days of the zone. But not users: those of two hours may be the same.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -212,15 +242,22 @@ def report(
     database_url: DatabaseUrl = None,
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
-    """Show the hourly report: by hour and customer, hours in UTC.
+    """Show the hourly report: by hour and customer.
 
     `related_clicks` are clicks within the attribution window after a page load of the same visit,
     `clicked_page_loads` the page loads with such a click; their share of all page loads is
     `click_through_rate`. Unique users of several hours must not be added up.
     """
-    start, end = instant_of("--from", from_), instant_of("--to", to)
-    with open_reader(database_url, checkpoints) as reader, output_to(output) as out:
-        rendering.write_report(reader.report(customer or (), start, end), format_, out)
+    zone = Zone(timezone)
+    choice = Choice(
+        tuple(customer or ()),
+        instant_of("--from", from_, zone.tz),
+        instant_of("--to", to, zone.tz),
+    )
+    wanted = reports.Wanted(choice, zone, format_, output, daily)
+    wanted.check()
+    with database(database_url, checkpoints) as connect:
+        reports.write(connect, wanted)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 from processor.edges.database import database
@@ -29,21 +29,19 @@ def open_store(url: str | None, checkpoints: Path) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def open_database(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Reader]]:
-    """Open both sides of a database."""
-    with database(url, checkpoints) as connect, contextlib.closing(Store(connect)) as store:
-        yield store, Reader(connect)
-
-
-@contextlib.contextmanager
 def open_reader(url: str | None, checkpoints: Path) -> Iterator[Reader]:
     """Open the reading side of a database."""
     with database(url, checkpoints) as connect:
         yield Reader(connect)
 
 
-def instant_of(option: str, text: str | None) -> datetime | None:
-    """Return the time that an option names, in UTC without an offset; None without the option."""
+def instant_of(option: str, text: str | None, zone: tzinfo = UTC) -> datetime | None:
+    """Return the time that an option names, in `zone` without an offset; None without the option.
+
+    Raises:
+        SettingsError: it names none.
+
+    """
     if text is None:
         return None
     try:
@@ -53,6 +51,6 @@ def instant_of(option: str, text: str | None) -> datetime | None:
             f"{option}: {text!r} is no date or time; write 2022-01-01 or 2022-01-01T00:00:00Z"
         ) from None
     try:
-        return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+        return (instant if instant.tzinfo else instant.replace(tzinfo=zone)).astimezone(UTC)
     except OverflowError:
         raise SettingsError(f"{option}: {text!r} is before the year 1, or after 9999") from None
