@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture coverage check format bench schema examples pictures constraints clean
+.PHONY: help demo test torture sabotage coverage check format bench schema examples pictures constraints clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,8 +24,11 @@ demo: .venv/installed  ## Generate a log, fold it, print the report; again: noth
 test: .venv/installed  ## Run the tests, against the embedded PostgreSQL
 	$(BIN)/pytest
 
-torture: .venv/installed  ## Run the tests that take long
-	$(BIN)/pytest -m torture
+torture: .venv/installed  ## Put faults in by the thousand (TORTURE_MINUTES=90 at most)
+	$(BIN)/python tests/torture.py
+
+sabotage: .venv/installed  ## Take out one safeguard at a time, and see that tests fail
+	$(BIN)/python tests/sabotage.py
 
 coverage: .venv/installed  ## Show that every branch of the core and of the commit is tested
 	$(BIN)/pytest tests/unit tests/property tests/integration/test_store.py \

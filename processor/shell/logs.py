@@ -84,6 +84,12 @@ def end_with(error: Exception) -> ExitCode:
         return _say(str(error), error.exit_code)
     if isinstance(error, OSError):
         return _say(f"{error.filename or 'output'}: {error.strerror}", ExitCode.FAILED)
+    if isinstance(error, MemoryError):
+        return _say(
+            "there is not enough memory. Give it more, or fewer --workers and smaller "
+            "--batch-lines; what was not committed is read again",
+            ExitCode.FAILED,
+        )
     # What the error says may be of a line.
     last = traceback.extract_tb(error.__traceback__)[-1]
     return _say(

@@ -372,7 +372,7 @@ def test_a_log_is_known_to_start_at_the_earliest_line_of_its_first_run():
 
 
 def starts_at(lines):
-    return first_instant(Decoder().decode(chunk_of(lines)))
+    return first_instant(Decoder().decode(chunk_of(lines)).instants)
 
 
 def two_logs(starts_at):
