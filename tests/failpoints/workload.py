@@ -1,4 +1,4 @@
-"""What is run with a failpoint: a log in three files, a few lines a batch, and then the oracle."""
+"""What is run with a failpoint: a log in up to four files, a few lines a batch, and the oracle."""
 
 from contextlib import closing, contextmanager
 from unittest.mock import patch
@@ -62,7 +62,7 @@ class Workload:
         """Write the log up to so many lines; what comes after a full file goes to the next."""
         while self.written < min(lines, len(self.lines)):
             if self.written and self.written % FILE_LINES == 0 and self.path.stat().st_size:
-                for number in (1, 0):
+                for number in (2, 1, 0):
                     old = self.folder / (f"app.log.{number}" if number else "app.log")
                     if old.exists():
                         old.rename(self.folder / f"app.log.{number + 1}")
