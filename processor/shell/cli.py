@@ -37,6 +37,7 @@ from processor.shell.terminal import (
     progress_bar,
 )
 from processor.shell.wiring import instant_of, open_reader, open_store, with_stdin
+from processor.spark.commands import app as spark_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,6 +48,7 @@ app = typer.Typer(
     "**3** another processor owns the log, **4** `verify` found rows that differ.",
 )
 app.add_typer(replays.app)
+app.add_typer(spark_app, name="spark")
 
 
 @app.callback()

@@ -143,27 +143,29 @@ def replay(
     with (
         asked_to_stop() as stop,
         output_to(output) as out,
-        _opened(database_url, checkpoints) as (store, generations),
+        opened(database_url, checkpoints) as (store, generations),
         progress_bar(has_end=True) as tell,
     ):
         if dry_run:
             with recounted(
                 generations, settings, hours, stop, tell, settings.rules, only_these=only_these
             ) as counted:
-                _write(counted.changes_to_recounted(hours) if counted else None, format_, out)
+                write_outcome(
+                    counted.changes_to_recounted(hours) if counted else None, format_, out
+                )
             return
         snapshots = snapshots_at(database_url, checkpoints)
         with replayed(
             store, generations, settings, hours, stop, tell, snapshots, only_these=only_these
         ) as changes:
             try:
-                _write(changes, format_, out)
+                write_outcome(changes, format_, out)
             except StoreError as error:
                 raise StoreError(
                     f"{error}; it was switched, but what changed is not known"
                 ) from error
         generations.keep(keep)
-        _keep_snapshots(generations, snapshots)
+        keep_snapshots(generations, snapshots)
 
 
 @app.command()
@@ -230,7 +232,7 @@ def verify(
     with (
         asked_to_stop(ExitCode.FAILED) as stop,
         output_to(output) as out,
-        _opened(database_url, checkpoints) as (_, generations),
+        opened(database_url, checkpoints) as (_, generations),
         progress_bar(has_end=True) as tell,
         recounted(
             generations, settings, hours, stop, tell, engine=engine, scratch=checkpoints
@@ -263,7 +265,7 @@ def generations(
         context.default_map = {context.invoked_subcommand: {**below, **given}}
     else:
         with (
-            _opened(database_url, checkpoints) as (_, all_),
+            opened(database_url, checkpoints) as (_, all_),
             all_.view() as view,
             output_to() as out,
         ):
@@ -277,9 +279,9 @@ def drop(
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
     """Drop a generation that is not live, and all that belongs to it."""
-    with _opened(database_url, checkpoints) as (_, all_):
+    with opened(database_url, checkpoints) as (_, all_):
         all_.drop(generation)
-        _keep_snapshots(all_, snapshots_at(database_url, checkpoints))
+        keep_snapshots(all_, snapshots_at(database_url, checkpoints))
 
 
 @generations_app.command()
@@ -296,7 +298,7 @@ def switch(
     """Make a generation live again that was replaced, once it has all that the live one has."""
     with (
         asked_to_stop() as stop,
-        _opened(database_url, checkpoints) as (store, all_),
+        opened(database_url, checkpoints) as (store, all_),
         progress_bar(has_end=True) as tell,
     ):
         with all_.view() as view:
@@ -317,7 +319,7 @@ def switch(
                 output_to() as out,
                 Replay(store, all_, settings, stop, tell, snapshots).run() as changes,
             ):
-                _write(changes, format_, out)
+                write_outcome(changes, format_, out)
         except GoneError as error:
             raise LogError(
                 f"generation {generation} cannot be made live: what it has not read yet is in no "
@@ -349,9 +351,9 @@ def prune(
     How many dead letters there were stays in the ledger. What lines still to come need stays too.
     """
     before = datetime.now(UTC) - duration("--older-than", older_than)
-    with _opened(database_url, checkpoints) as (_, all_):
+    with opened(database_url, checkpoints) as (_, all_):
         pruned = all_.prune(before, hours=report_hours)
-        _keep_snapshots(all_, snapshots_at(database_url, checkpoints))
+        keep_snapshots(all_, snapshots_at(database_url, checkpoints))
     print(
         f"pruned {pruned.dead_letters} dead letters, {pruned.generations} generations, "
         f"{pruned.rows} rows of the report"
@@ -359,7 +361,8 @@ def prune(
 
 
 @contextlib.contextmanager
-def _opened(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Generations]]:
+def opened(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Generations]]:
+    """Open a database for one who writes a generation, with its schema up to date."""
     log_to_stderr()
     with (
         database(url, checkpoints) as connect,
@@ -370,7 +373,7 @@ def _opened(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Generat
         yield store, generations
 
 
-def _write(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None:
+def write_outcome(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None:
     """Write what differs; end here if that did not become known."""
     if changes is None:
         _log.info("stopped before it was done; what is live is as it was")
@@ -378,7 +381,8 @@ def _write(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None
     write_changes(changes, format_, out)
 
 
-def _keep_snapshots(generations: Generations, snapshots: SnapshotFiles) -> None:
+def keep_snapshots(generations: Generations, snapshots: SnapshotFiles) -> None:
+    """Remove the snapshots of generations that are gone."""
     with generations.view() as view:
         snapshots.keep_only([found.generation for found in view.generations])
 
