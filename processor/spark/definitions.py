@@ -4,8 +4,8 @@ Each expression yields a row for each thing that counts, at the moment at which 
 stream (append mode) with the micro-batch that brought it. No row is ever taken back, so that the
 sum over all rows is the report, however they are grouped.
 
-In a stream, an event has a `clock` with a watermark, and bounds on the clocks tell Spark what it
-may forget: they follow from the bounds on the instants, for all events whose clock is right.
+In a stream, an event is `at` a timestamp with a watermark, and bounds on these tell Spark what it
+may forget.
 """
 
 from functools import reduce
@@ -29,9 +29,10 @@ def counted(events: "DataFrame", rules: Rules) -> "DataFrame":
 
     `log` is that of the line which an event was taken from, for page loads and clicks alone.
     """
+    at = ["at"] if events.isStreaming else []
     hour = sql.expr(f"(fired_at - pmod(fired_at, {HOUR_US}L)) div {HOUR_US}L")
     events = events.select(
-        "log", "visit", "customer", "user", "is_click", "fired_at", "clock", hour.alias("hour")
+        "log", "visit", "customer", "user", "is_click", "fired_at", hour.alias("hour"), *at
     )
     is_click = sql.col("is_click")
     parts = (
@@ -59,23 +60,23 @@ def _clicking_users(events: "DataFrame") -> "DataFrame":
     keys = ["customer", "hour", "user"]
     if not events.isStreaming:
         return events.where("is_click").dropDuplicates(keys)
-    # A filter that does not look at the clock would be moved ahead of the watermark, and hide from
+    # A filter that does not look at the time would be moved ahead of the watermark, and hide from
     # it how time goes on.
-    clicks = _distinct(events.where(sql.when(sql.col("clock").isNotNull(), sql.col("is_click"))))
-    return clicks.withColumn("open", sql.window("clock", "1 hour")).dropDuplicates([*keys, "open"])
+    clicks = _distinct(events.where(sql.when(sql.col("at").isNotNull(), sql.col("is_click"))))
+    return clicks.withColumn("open", sql.window("at", "1 hour")).dropDuplicates([*keys, "open"])
 
 
 def _related(events: "DataFrame", rules: Rules) -> "DataFrame":
     """Return each click that fired within the window after a load of its visit, and such loads."""
-    window, lateness = rules.attribution_window_us, rules.allowed_lateness_us
+    window = rules.attribution_window_us
     since_load = "if(one.is_click, one.fired_at - other.fired_at, other.fired_at - one.fired_at)"
     is_near = (
         "one.visit = other.visit AND one.is_click <> other.is_click "
         f"AND {since_load} BETWEEN 0 AND {window}L"
     )
     if events.isStreaming:
-        reach = f"INTERVAL {window + lateness} MICROSECONDS"
-        is_near += f" AND one.clock >= other.clock - {reach} AND one.clock <= other.clock + {reach}"
+        reach = f"INTERVAL {window} MICROSECONDS"
+        is_near += f" AND one.at >= other.at - {reach} AND one.at <= other.at + {reach}"
     related = events.alias("one").join(events.alias("other"), sql.expr(is_near), "left_semi")
     return _distinct(related)
 

@@ -76,17 +76,10 @@ class Lateness:
                 else:
                     insort(log.ahead, (fired_at, int(offsets[position])))
 
-    def clocks(self, instants: "NDArray[np.int64]") -> "NDArray[np.int64]":
-        """Return by which instant each event moves event time on.
-
-        That is when it fired; of those that are far ahead, it is the watermark, for their clocks
-        may have gone wild. What fired before 1970 moves nothing: Spark begins there.
-        """
+    def event_time(self) -> int | None:
+        """Return how far event time has come: never further than most lines agree on."""
         at, run = self._log.mark
-        if at is None:
-            at = median_low(run) if run else 0
-        clocks = np.where(instants > at + self._rules.allowed_lateness_us, at, instants)
-        return np.maximum(clocks, 1)
+        return median_low(run) if at is None and run else at
 
     def checkpoint(self) -> Checkpoint:
         """Return how the log stands after all that it was shown."""

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 DECODED: Final = (
     "log string, offset long, visit string, customer long, user long, is_click boolean, "
-    "fired_at long, clock timestamp, end long, note binary, places binary"
+    "fired_at long, end long, note binary, clock timestamp, places binary"
 )
 """A row for each event, and for each chunk one with a `note`, which has all else that is to be
 known of its lines up to `end`.
 
 An event has the `offset` and the `end` of its line. `places` of a chunk are three rows of 64-bit
-integers: the offsets, lengths and instants of its events. `clock` is the instant by which an event
-moves event time on, if lateness is judged here."""
+integers: the offsets, lengths and instants of its events. Its `clock` is how far event time has come
+with it, if lateness is judged here."""
 
 _NAMES: Final = [column.split()[0] for column in DECODED.split(", ")]
 _TYPES: Final = {
@@ -60,15 +60,15 @@ TOO_LONG_DETAIL: Final = "as long as the unit of reading, or longer"
 class Note(NamedTuple):
     """What became of the lines of a chunk that are no events, and how many are.
 
-    `refused` are dead letters: (offset, length, reason, detail). `latest` is the last instant to
-    which its events move event time on, `size_bytes` the size of the file.
+    `refused` are dead letters: (offset, length, reason, detail). `event_time` is how far event time
+    has come with them, if lateness is judged; `size_bytes` is the size of the file.
     """
 
     lines: int
     events: int
     ignored: dict[str, int]
     refused: list[tuple[int, int, str, str]]
-    latest: int | None
+    event_time: int | None
     size_bytes: int
 
     def moved(self, by: int) -> "Note":
@@ -237,10 +237,9 @@ class _Split:
     def _judge(
         self, chunk: Chunk, note: Note, places: "NDArray[np.int64]", columns: dict[str, Any]
     ) -> Note:
-        """Take out the events that the watermark refuses, and give the others a clock."""
+        """Take out the events that the watermark refuses."""
         instants = columns["fired_at"]
         far_off = self._lateness.refused(chunk.offset, chunk.end, instants, places[0])
-        columns["clock"] = self._lateness.clocks(instants)
         if far_off:
             dropped = [at for at, _ in far_off]
             kept: NDArray[np.int64] = np.delete(np.arange(len(instants)), dropped)
@@ -251,8 +250,8 @@ class _Split:
             note.refused.extend(
                 (*places[:, at].tolist(), why.reason, why.detail) for at, why in far_off
             )
-        clocks = columns["clock"]
-        return note._replace(events=len(clocks), latest=int(clocks.max()) if len(clocks) else None)
+        events = len(columns["fired_at"])
+        return note._replace(events=events, event_time=self._lateness.event_time())
 
     def _noted(
         self, start: int, end: int, note: Note, places: "NDArray[np.int64]"
@@ -261,6 +260,7 @@ class _Split:
             "offset": [start],
             "end": [end],
             "note": [orjson.dumps(tuple(note))],
+            "clock": [note.event_time],
             "places": [places.tobytes()],
         }
         return self._batch(1, columns)

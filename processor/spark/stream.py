@@ -61,10 +61,10 @@ class _Seen(NamedTuple):
     increments: list[Increment]
     applied: dict[str, int]
 
-    def latest(self) -> int | None:
-        """Return how far its events have moved event time on."""
+    def event_time(self) -> int | None:
+        """Return how far event time has come with it."""
         notes = (note for chunks in self.notes.values() for *_, note in chunks)
-        return max((note.latest for note in notes if note.latest is not None), default=None)
+        return max((n.event_time for n in notes if n.event_time is not None), default=None)
 
 
 class Counting:
@@ -116,7 +116,7 @@ class Counting:
             return
         logs = [self._log(stored[path].log_id, path, seen) for path in seen.notes]
         commit = Commit(tuple(seen.increments), tuple(sorted(logs, key=_log_id)))
-        times = [time for time in (stream.event_time, seen.latest()) if time is not None]
+        times = [time for time in (stream.event_time, seen.event_time()) if time is not None]
         moved = Stream(self._checkpoint, number, max(times, default=None), stream.event_time)
         self._store.commit(commit, {}, moved)
         _log.info("committed micro-batch %d: %d lines of %d files", number, commit.lines, len(logs))
@@ -171,15 +171,21 @@ class Counting:
 def _told(lines: "DataFrame", rules: Rules) -> "DataFrame":
     """Return what is to be told of a micro-batch: what counts, and beside it all that was read."""
     delay = f"{rules.allowed_lateness_us // _MILLISECOND_US} milliseconds"
-    counts = counted(lines.withWatermark("clock", delay), rules)
-    read = lines.select("log", "offset", "end", "clock", "note")
+    # Before the epoch, where the watermark of Spark begins, all would be late.
+    at = sql.timestamp_micros(sql.greatest("fired_at", sql.lit(1)))
+    events = lines.where("note IS NULL").withColumn("at", at).withWatermark("at", delay)
+    # Of several watermarks the one furthest behind counts. That of the clocks lets no event whose
+    # clock went wild move event time.
+    read = lines.withWatermark("clock", delay)
+    counts = counted(events, rules)
+    read = read.select("log", "offset", "end", "fired_at", "note")
     return counts.unionByName(read, allowMissingColumns=True)
 
 
 def _seen(batch: "DataFrame", late_until: int) -> _Seen:
     """Return what a micro-batch holds, asked for at once: the state of the stream moves by that."""
     is_told = sql.col("customer").isNotNull() | sql.col("note").isNotNull()
-    is_late = sql.col("clock") <= sql.timestamp_micros(sql.lit(late_until))
+    is_late = sql.greatest("fired_at", sql.lit(1)) <= late_until
     keys = ("log", "customer", "hour", "offset", "end", "note")
     table: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * len(COUNTS))
     seen = _Seen(defaultdict(list), defaultdict(list), [], defaultdict(int))

@@ -159,7 +159,11 @@ def in_files(folder, lines, count):
     folder.mkdir(exist_ok=True)
     size = -(-len(lines) // count)
     return [
-        write(folder / f"{number:03}.log", log_of(lines[number * size : (number + 1) * size]), 99 - number)
+        write(
+            folder / f"{number:03}.log",
+            log_of(lines[number * size : (number + 1) * size]),
+            99 - number,
+        )
         for number in range(count)
     ]
 

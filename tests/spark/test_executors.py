@@ -27,7 +27,7 @@ from processor.spark.lines import TOO_LONG_DETAIL, Place, _Decoding, note_of
 RULES = Rules(max_line_bytes=BLOCK_BYTES)
 
 
-def batches_of(splits, rng=None, most=None):
+def batches_of(splits, rng=None):
     """Return splits, {(file, start): lines}, as Spark hands them over, in batches of any size."""
     rows = [
         (line + b"\n" if len(line) < BLOCK_BYTES else None, len(line), file, start, 1 << 20)
