@@ -36,8 +36,8 @@ DECODED: Final = (
 known of its lines up to `end`.
 
 An event has the `offset` and the `end` of its line. `places` of a chunk are three rows of 64-bit
-integers: the offsets, lengths and instants of its events. Its `clock` is how far event time has come
-with it, if lateness is judged here."""
+integers: the offsets, lengths and instants of its events. Its `clock` is how far event time has
+come with it, if lateness is judged here."""
 
 _NAMES: Final = [column.split()[0] for column in DECODED.split(", ")]
 _TYPES: Final = {

@@ -15,6 +15,7 @@ from on_spark import spark  # noqa: F401 - a fixture
 
 from core_helpers import EPOCH, HOUR, MINUTE, Run, click, log_of, page_load
 from oracle import event_of, report
+from pyspark.errors import StreamingQueryException
 from test_fold_properties import KINDS, written
 from test_hostile_lines import HOSTILE
 
@@ -137,7 +138,7 @@ def test_a_replay_of_any_logs_is_what_the_fold_makes_and_the_daemon_goes_on(
     command("run", "--once", *logs)
     assert command.report() == before
     now = {path.name: lines for path, lines in logs.items()}
-    more = generated(events=300, hours=2, seed=8) + [click(30 * HOUR + 5, "beat")]
+    more = [*generated(events=300, hours=2, seed=8), click(30 * HOUR + 5, "beat")]
     for name in ("traffic.log", "app.log", "half.log"):
         with (tmp_path / name).open("ab") as log:
             log.write(b"\n" * (name == "half.log") + log_of(more))
@@ -175,7 +176,7 @@ def streamed(spark, store, folder, checkpoint, files_per_trigger):
     query = counting.start(spark, [url_of(f"{folder}/*")], files_per_trigger, once=True)
     try:
         query.awaitTermination()
-    except Exception:
+    except StreamingQueryException:
         raise counting.error from None
 
 

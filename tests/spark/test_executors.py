@@ -5,8 +5,8 @@ from dataclasses import replace
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-import pytest
 import on_spark  # noqa: F401 - skips these tests where there is no Spark
+import pytest
 
 # isort: split
 
