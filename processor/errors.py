@@ -46,13 +46,19 @@ class EmbeddedError(ProcessorError):
 
 
 class CheckpointMovedError(ProcessorError):
-    """Somebody else moved the checkpoint: another processor owns the log."""
+    """A checkpoint is not where it was left: another processor owns the log."""
 
     exit_code = ExitCode.OWNED
 
 
 class ReplacedError(ProcessorError):
     """Another generation of the report is live than the one that was written to."""
+
+
+class RewoundError(CheckpointMovedError):
+    """Nobody moved the checkpoint: the database went back to an earlier state."""
+
+    exit_code = ExitCode.FAILED
 
 
 class LedgerError(ProcessorError):

@@ -15,6 +15,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from processor.edges.embedded import embedded
+from processor.edges.session import Connection
 from processor.shell.generate import LogShape, generate
 
 _numbers = itertools.count()
@@ -45,7 +46,7 @@ def database_url(server):
 @pytest.fixture
 def connect(database_url):
     """What connects to the database of the test, as the package does."""
-    return lambda: psycopg.connect(database_url, autocommit=True, prepare_threshold=None)
+    return lambda: Connection.open(**conninfo_to_dict(database_url))
 
 
 def forget_all(connect):

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 
 from processor.edges.embedded import embedded
-from processor.edges.session import Connect
+from processor.edges.session import Connect, Connection
 from processor.edges.snapshot import SnapshotFiles
 from processor.errors import SettingsError
 
@@ -32,16 +32,8 @@ def database(url: str | None, checkpoints: Path) -> Iterator[Connect]:
             "special characters percent-encoded"
         )
 
-    def connect_to_url() -> psycopg.Connection:
-        return psycopg.connect(
-            url,
-            autocommit=True,
-            prepare_threshold=None,  # so that a pooler in transaction mode may sit in between
-            connect_timeout=10,
-            application_name="processor",
-        )
-
-    yield connect_to_url
+    parameters = psycopg.conninfo.conninfo_to_dict(url)
+    yield lambda: Connection.open(**parameters)
 
 
 def snapshots_at(url: str | None, checkpoints: Path) -> SnapshotFiles:

@@ -24,7 +24,7 @@ from typing import Final
 
 import psycopg
 
-from processor.edges.session import Connect
+from processor.edges.session import Connect, Connection
 from processor.errors import EmbeddedError
 
 _DATABASE: Final = "postgres"
@@ -105,7 +105,7 @@ class _Server:
         self._data = self._checkpoints / "postgres"
         self._bin = binaries()
 
-    def connect(self) -> psycopg.Connection:
+    def connect(self) -> Connection:
         """Connect, starting the server again if it is gone."""
         try:
             return self._connect()
@@ -114,18 +114,12 @@ class _Server:
                 self.ensure_running()
             return self._connect()
 
-    def _connect(self) -> psycopg.Connection:
+    def _connect(self) -> Connection:
         # By way of an open folder, since a socket's address has no room for a long path.
         folder = os.open(self._data, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return psycopg.connect(
-                host=f"/proc/self/fd/{folder}",
-                port=_PORT,
-                user=_USER,
-                dbname=_DATABASE,
-                autocommit=True,
-                prepare_threshold=None,
-                application_name="processor",
+            return Connection.open(
+                host=f"/proc/self/fd/{folder}", port=_PORT, user=_USER, dbname=_DATABASE
             )
         finally:
             os.close(folder)

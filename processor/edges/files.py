@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -171,8 +172,10 @@ def logs_of(named: Iterable[Path], known: Collection[Path] = ()) -> list[Path]:
     """Return the logs that are named, by a path or by a pattern as shells have them, each once.
 
     A file of one of them or of a `known` one, as `app.log.1` is of `app.log`, is no log itself.
+    What is the name of a known one is no pattern.
     """
-    paths = dict.fromkeys(path for name in named for path in _matching(name))
+    matching = ([name] if name in known else _matching(name) for name in named)
+    paths = dict.fromkeys(chain.from_iterable(matching))
     logs = {*paths, *known}
     return [path for path in paths if not _is_part_of_one(path, logs)]
 

@@ -90,9 +90,15 @@ _KEEP_LIVE: Final = """
 UPDATE generations SET state = 'kept', live_until = now()
 WHERE generation = %(old)s AND state = 'live'"""
 _MAKE_LIVE: Final = """
-UPDATE generations SET state = 'live', live_from = now(), live_until = NULL, copied_from = NULL
+UPDATE generations SET state = 'live', live_from = now(), live_until = NULL, copied_from = NULL,
+    counts_from = greatest(counts_from,
+        (SELECT counts_from FROM generations WHERE generation = %(old)s))
 WHERE generation = %(new)s AND state <> 'live'
     AND (copied_from IS NULL OR copied_from = %(old)s)"""
+_PRUNE_AGAIN: Final = """
+DELETE FROM hourly_counts WHERE generation = %(new)s
+    AND hour < (SELECT counts_from FROM generations WHERE generation = %(new)s)"""
+"""What was pruned while the new generation was begun is still in it."""
 _INHERIT: Final = """
 UPDATE generations SET accepts_loss = %s, made_by = %s,
     counts_from = (SELECT counts_from FROM generations WHERE state = 'live')
@@ -178,8 +184,8 @@ class Held(NamedTuple):
                     "the live generation was replaced, or the one of this replay dropped, by the "
                     "doing of another processor; nothing was switched"
                 )
-        self.connection.execute(_DROP_FILES, both)
-        self.connection.execute(_COPY_FILES, both)
+        for statement in (_PRUNE_AGAIN, _DROP_FILES, _COPY_FILES):
+            self.connection.execute(statement, both)
 
 
 class Generations:
@@ -335,7 +341,10 @@ def _prunable(
     if not marks or None in marks:
         return None
     needed = live.rules.oldest_needed(min(mark for mark in marks if mark is not None))
-    limit = min(before, EPOCH + timedelta(microseconds=needed))
+    try:
+        limit = min(before, EPOCH + timedelta(microseconds=needed))
+    except OverflowError:  # it lies before the year 1
+        return None
     return limit.replace(minute=0, second=0, microsecond=0)
 
 

@@ -1,11 +1,15 @@
 """Brings a database to the schema that this version needs, by the numbered files in `schema/`.
 
 Each file is applied once, in a transaction of its own, under a lock that ends with it, so two
-processors may start at once, also behind a pooler. A schema newer than the code is refused.
+processors may start at once, also behind a pooler. A step waits for locks for a short while only,
+since who comes after it waits for it; it may take as long as it takes. A schema newer than the code
+is refused, and so is a database that nothing can be written to, or not for good.
 """
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,8 +21,38 @@ from processor.errors import StoreError
 
 _log = logging.getLogger(__name__)
 
-_LOCK: Final = 0x70726F63  # "proc"
+LOCK: Final = 0x70726F63  # "proc"
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
+
+_READ_ONLY: Final = (
+    "the database is read-only: a standby, or told to be so by default_transaction_read_only. Use "
+    "the primary: target_session_attrs=read-write in the URL finds it among several hosts"
+)
+
+_WAIT_BRIEFLY: Final = """
+SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0;
+SET LOCAL idle_in_transaction_session_timeout = '60s'"""
+
+_RIGHTS: Final = {
+    "checkpoints": "SELECT INSERT UPDATE",
+    "dead_letters": "INSERT",
+    "generations": "SELECT INSERT UPDATE",
+    "hour_offsets": "SELECT INSERT",
+    "hourly_counts": "SELECT INSERT UPDATE",
+    "ledger": "SELECT INSERT UPDATE",
+    "log_files": "SELECT INSERT UPDATE DELETE",
+}
+"""What a commit does to each table."""
+_CHECK: Final = """
+SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean,
+    array_agg(name ORDER BY name) FILTER (WHERE oid IS NULL),
+    array_agg(name ORDER BY name) FILTER (WHERE relpersistence <> 'p'),
+    array_agg(lacks || ' on ' || name ORDER BY name) FILTER (WHERE lacks <> '')
+FROM unnest(%s::text[], %s::text[]) AS needed (name, rights)
+LEFT JOIN pg_class ON oid = to_regclass(name),
+LATERAL (SELECT string_agg(needed_right, ', ') AS lacks
+    FROM unnest(string_to_array(rights, ' ')) AS needed_right
+    WHERE NOT has_table_privilege(oid, needed_right)) AS missing"""
 
 _CREATE: Final = """
 CREATE TABLE schema_migrations (
@@ -56,18 +90,19 @@ def migrate(connection: psycopg.Connection) -> list[Migration]:
     """Apply what is missing, and return it.
 
     Raises:
-        StoreError: the database has a newer schema than this version knows.
+        StoreError: the database has a newer schema than this version knows, or is read-only.
 
     """
     known = migrations()
     applied: list[Migration] = []
     while True:
-        with connection.transaction():
-            if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).fetchone() != (
+        with connection.transaction(), _writable():
+            connection.execute(_WAIT_BRIEFLY)
+            if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOCK,)).fetchone() != (
                 True,
             ):
                 _log.info("another processor brings the schema up to date; waiting for it")
-                connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
             version = _version(connection)
             if version > known[-1].version:
                 raise StoreError(
@@ -82,6 +117,39 @@ def migrate(connection: psycopg.Connection) -> list[Migration]:
                 "INSERT INTO schema_migrations (version, name) VALUES (%s, %s)", pending[0][:2]
             )
         applied.append(pending[0])
+
+
+def must_be_usable(connection: psycopg.Connection) -> None:
+    """See whether commits can be written, for good, before anything is read.
+
+    Raises:
+        StoreError: they cannot.
+
+    """
+    row = connection.execute(_CHECK, (list(_RIGHTS), list(_RIGHTS.values()))).fetchone()
+    is_read_only, missing, unlogged, forbidden = row or (False, None, None, None)
+    if is_read_only:
+        raise StoreError(_READ_ONLY)
+    if missing:
+        raise StoreError(
+            f"tables are missing: {', '.join(missing)}. They were dropped, or are not in the "
+            "search path of this user; put them back from a backup, or use another database"
+        )
+    if unlogged:
+        raise StoreError(
+            f"tables are unlogged: {', '.join(unlogged)}. Postgres empties them after a crash, "
+            "which would lose what was counted: ALTER TABLE ... SET LOGGED"
+        )
+    if forbidden:
+        raise StoreError(f"rights are missing: {'; '.join(forbidden)}. Grant them to this user")
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        raise StoreError(_READ_ONLY) from error
 
 
 def _version(connection: psycopg.Connection) -> int:

@@ -3,31 +3,33 @@
 The first statement of a commit is the comparison: every checkpoint that the batch started from
 must still be where it was, or nothing is written. So a commit can be sent twice, by two processors
 or by one that does not know whether it succeeded, and still counts once. The generation must still
-be in the state it was in, live or not, and have as many `commits`: logs share visits, so one
-processor reads all logs of a generation. After a lost connection `reconcile` reads the checkpoints
-under `FOR UPDATE`, which waits for a commit that may still be under way, and tells which it was.
-
-Session state is not relied on, so a pooler in transaction mode may sit in between.
+be in the state it was in, live or not, and the last commit on it the one that is gone on from: logs
+share visits, so one processor reads all logs of a generation, and a database may go back. After a
+lost connection `reconcile` reads the checkpoints under `FOR UPDATE`, which waits for a commit that
+may still be under way, and tells which it was.
 """
 
 import os
 import secrets
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString, NamedTuple
+from uuid import UUID, uuid4
 
 import psycopg
 
 from processor.core.contract import CONTRACT_VERSION
 from processor.core.model import HOUR_US, Checkpoint, Commit, Increment, LogCommit, Rules
 from processor.edges.identity import KnownFile, ReadFiles
-from processor.edges.migrations import Migration, migrate
-from processor.edges.session import Connect, Session
+from processor.edges.migrations import Migration, migrate, must_be_usable
+from processor.edges.session import Connect, Connection, Session
 from processor.errors import (
     CheckpointMovedError,
     ProcessorError,
     ReplacedError,
+    RewoundError,
     SettingsError,
     StoreError,
 )
@@ -50,6 +52,7 @@ INSERT INTO ledger AS t (log_id, outcome, name, lines)
 SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[])
 ON CONFLICT (log_id, outcome, name) DO UPDATE SET lines = t.lines + excluded.lines"""
 
+# There may be as many as lines: by an INSERT they take twice as long or more.
 _ADD_DEAD_LETTERS: Final = (
     "COPY dead_letters (log_id, byte_offset, byte_length, reason, detail) FROM STDIN"
 )
@@ -74,8 +77,8 @@ SELECT log_id, start_offset, device::text, inode::text, name, read_bytes, head, 
 FROM log_files WHERE log_id = ANY(%s) ORDER BY log_id, start_offset"""
 
 _COUNT_COMMIT: Final = """
-UPDATE generations SET commits = commits + 1
-WHERE generation = %s AND state = %s AND commits = %s"""
+UPDATE generations SET commits = commits + 1, commit_id = %s
+WHERE generation = %s AND state = %s AND commit_id = %s"""
 
 _MOVE_STREAM: Final = """
 UPDATE streams SET batch = %(batch)s, event_time = %(event_time)s,
@@ -100,12 +103,12 @@ SELECT path, log_id, byte_offset, (extract(epoch FROM watermark) * 1000000)::big
 FROM checkpoints c WHERE generation = %s ORDER BY path"""
 
 _LOCK_CHECKPOINTS: Final = """
-SELECT log_id, path, byte_offset, committed_by, to_char(committed_at, 'YYYY-MM-DD HH24:MI:SS TZ')
+SELECT log_id, byte_offset, committed_by
 FROM checkpoints WHERE log_id = ANY(%s) ORDER BY log_id FOR UPDATE"""
 
-_LAST_OF_OTHERS: Final = """
-SELECT committed_by FROM checkpoints WHERE generation = %s AND committed_by <> %s
-ORDER BY committed_at DESC LIMIT 1"""
+_LAST_MOVED: Final = """
+SELECT path, byte_offset, committed_by, to_char(committed_at, 'YYYY-MM-DD HH24:MI:SS TZ')
+FROM checkpoints WHERE generation = %s ORDER BY committed_at DESC LIMIT 1"""
 
 _RULE_NAMES: Final = (
     "contract_version",
@@ -116,10 +119,11 @@ _RULE_NAMES: Final = (
 )
 _READ_RULES: Final = """
 SELECT
-    generation, state, commits,
+    generation, state, commits, commit_id,
     contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes
 FROM generations WHERE state = 'live' FOR SHARE"""
-_READ_COMMITS: Final = "SELECT state, commits FROM generations WHERE generation = %s FOR SHARE"
+_READ_COMMITS: Final = "SELECT state, commits, commit_id FROM generations WHERE generation = %s"
+_LOCK_COMMITS: Final[LiteralString] = f"{_READ_COMMITS} FOR SHARE"
 NEW_GENERATION: Final = """
 INSERT INTO generations (
     state, contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes,
@@ -155,13 +159,22 @@ class Stream(NamedTuple):
     event_time_before: int | None = None
 
 
+class _Last(NamedTuple):
+    """What was committed last on a generation: its state, how many commits, and the id of that."""
+
+    state: str
+    commits: int
+    commit_id: UUID
+
+
 class Store:
     """The writing side of one generation: the live one, or the one that it is bound to."""
 
     def __init__(self, connect: Connect) -> None:
-        self._session = Session(connect)
-        self._state = "live"
-        self._commits = 0
+        self._connect = connect
+        self._session = Session(connect, brief=True)
+        self._sent = uuid4()  # the id of the last commit that was tried
+        self._last = _Last("live", 0, self._sent)
         self._hours: dict[int, int | None] = {}
         self.generation = 0
         self.rules = Rules()
@@ -172,8 +185,8 @@ class Store:
         self._session.close()
 
     def migrate(self) -> list[Migration]:
-        """Bring the schema up to date, and return what was applied."""
-        with self._session.connection() as connection:
+        """Bring the schema up to date, however long that takes, and return what was applied."""
+        with closing(Session(self._connect)) as session, session.connection() as connection:
             return migrate(connection)
 
     def adopt(self, rules: Rules) -> Rules:
@@ -181,9 +194,11 @@ class Store:
 
         Raises:
             SettingsError: it was made by other rules.
+            StoreError: the database cannot be written to as it is.
 
         """
         with self._session.transaction() as connection:
+            must_be_usable(connection)
             if connection.execute(_READ_RULES).fetchone() is None:
                 connection.execute(NEW_GENERATION, ("live", *rules_row(rules), "live"))
         kept = self.take_over()
@@ -210,8 +225,8 @@ class Store:
                     break
         if row is None:
             raise StoreError("no report is live in this database; see `processor generations`")
-        self.generation, self._state, self._commits, version, *rules = row
-        self._hours = {}
+        self.generation, state, commits, commit_id, version, *rules = row
+        self._last, self._hours = _Last(state, commits, commit_id), {}
         if version != CONTRACT_VERSION:
             raise SettingsError(
                 f"the report was made by contract version {version}, this processor has "
@@ -223,17 +238,19 @@ class Store:
     def bind(self, generation: int, rules: Rules) -> None:
         """Write to a generation that is not live."""
         with self._session.transaction() as connection:
-            row = connection.execute(_READ_COMMITS, (generation,)).fetchone()
+            must_be_usable(connection)
+            row = connection.execute(_LOCK_COMMITS, (generation,)).fetchone()
         if row is None:
             raise CheckpointMovedError(f"generation {generation} was dropped by somebody else")
         self.generation, self.rules, self._hours = generation, rules, {}
-        self._state, self._commits = row
+        self._last = _Last(*row)
 
     def open_logs(self, paths: Iterable[str]) -> dict[str, StoredLog]:
         """Return all logs of the generation by path; those at `paths` are made if they are new.
 
         Raises:
             ReplacedError: another generation is live by now.
+            RewoundError: the database went back.
             CheckpointMovedError: somebody else has written to it.
 
         """
@@ -241,10 +258,20 @@ class Store:
             # Checkpoints before generations, as in a commit, so that the two cannot deadlock.
             for path in paths:
                 connection.execute(_OPEN_LOG, (path, self.identity, self.generation))
-            row = connection.execute(_READ_COMMITS, (self.generation,)).fetchone()
-            if row != (self._state, self._commits):
+            if connection.execute(_LOCK_COMMITS, (self.generation,)).fetchone() != self._last:
                 raise self._why_not(connection)
             return read_logs(connection, self.generation)
+
+    def check(self) -> None:
+        """See whether the generation still is as this processor left it.
+
+        Raises:
+            ProcessorError: as for `open_logs`.
+
+        """
+        with self._session.connection() as connection:
+            if connection.execute(_READ_COMMITS, (self.generation,)).fetchone() != self._last:
+                raise self._why_not(connection)
 
     def generations(self) -> list[int]:
         """Return the numbers of all generations."""
@@ -285,7 +312,8 @@ class Store:
 
         Raises:
             ReplacedError: another generation is live by now.
-            CheckpointMovedError: a checkpoint was not where the batch started from.
+            RewoundError: the database went back, to before what the batch started from.
+            CheckpointMovedError: somebody else moved a checkpoint that the batch started from.
             ConnectionLostError: it is not known whether the batch was written.
 
         """
@@ -293,48 +321,50 @@ class Store:
             cursor = connection.cursor()
             cursor.executemany(_MOVE_CHECKPOINT, [self._move(log) for log in commit.logs])
             if cursor.rowcount != len(commit.logs):
-                raise self._why_not(connection, commit)
+                raise self._why_not(connection)
             if stream and cursor.execute(_MOVE_STREAM, self._moved(stream)).rowcount != 1:
                 raise CheckpointMovedError(
                     f"{stream.checkpoint}: batch {stream.batch} is not the next one of this "
                     "stream: another processor has committed to it. Stop one of the two"
                 )
-            mine = (self.generation, self._state, self._commits)
-            if cursor.execute(_COUNT_COMMIT, mine).rowcount != 1:
+            self._sent = uuid4()
+            from_last = (self._sent, self.generation, self._last.state, self._last.commit_id)
+            if cursor.execute(_COUNT_COMMIT, from_last).rowcount != 1:
                 raise self._why_not(connection)
             add_counts(connection, "hourly_counts", self.generation, commit.increments)
-            if any(log.dead_letters for log in commit.logs):
-                with cursor.copy(_ADD_DEAD_LETTERS) as copy:
-                    for log in commit.logs:
-                        for dead_letter in log.dead_letters:
-                            copy.write_row((log.log_id, *dead_letter))
+            _add_dead_letters(cursor, commit.logs)
             cursor.execute(_ADD_TO_LEDGER, _ledger_columns(commit.logs))
             self._keep_files(cursor, commit, files)
             begun = [log for log in commit.logs if self._hours.get(log.log_id) != _hour_of(log)]
             if begun:
                 cursor.executemany(_KEEP_HOUR, map(_hour_row, begun))
-        self._commits += 1
+        self._go_on_from_sent()
         self._hours |= {log.log_id: _hour_of(log) for log in begun}
 
     def reconcile(self, commit: Commit) -> bool:
         """Tell whether `commit`, sent before the connection was lost, was written.
 
         Raises:
-            CheckpointMovedError: neither it nor the state before it is there.
+            ReplacedError, RewoundError, CheckpointMovedError: neither it nor what was committed
+                before it is there.
             ConnectionLostError: as for `commit`.
 
         """
         with self._session.transaction() as connection:
             ids = [log.log_id for log in commit.logs]
-            rows = connection.execute(_LOCK_CHECKPOINTS, (ids,)).fetchall()
-            found = {log_id: (offset, by) for log_id, _, offset, by, _ in rows}
-            after = {log.log_id: (log.checkpoint.byte_offset, self.identity) for log in commit.logs}
-            before = {log.log_id: log.from_offset for log in commit.logs}
-            written = found == after
-            if not written and {log_id: at for log_id, (at, _) in found.items()} != before:
-                raise self._why_not(connection, commit)
-        self._commits += written
+            found = connection.execute(_LOCK_CHECKPOINTS, (ids,)).fetchall()
+            written = set(found) == {
+                (log.log_id, log.checkpoint.byte_offset, self.identity) for log in commit.logs
+            }
+            last = connection.execute(_READ_COMMITS, (self.generation,)).fetchone()
+            if not written and last != self._last:
+                raise self._why_not(connection)
+        if written:
+            self._go_on_from_sent()
         return written
+
+    def _go_on_from_sent(self) -> None:
+        self._last = _Last(self._last.state, self._last.commits + 1, self._sent)
 
     def _keep_files(self, cursor: psycopg.Cursor, commit: Commit, files: LogFiles) -> None:
         if rows := [(log_id, *file) for log_id in files for file in files[log_id].changed]:
@@ -367,37 +397,30 @@ class Store:
             "event_time_before": timestamp_of(stream.event_time_before),
         }
 
-    def _why_not(
-        self, connection: psycopg.Connection, commit: Commit | None = None
-    ) -> ProcessorError:
-        """Return why nothing can be written, of this commit or at all."""
+    def _why_not(self, connection: Connection) -> ProcessorError:
+        """Return why nothing can be written, having undone what was."""
+        connection.rollback()
         row = connection.execute(_READ_COMMITS, (self.generation,)).fetchone()
-        if row is None or row[0] != self._state:
-            if self._state == "live":
+        if row is None or row[0] != self._last.state:
+            if self._last.state == "live":
                 return ReplacedError("another generation of the report is live")
             return CheckpointMovedError(
                 "the generation that this replay makes was dropped, or became live, by the doing "
-                "of another processor. Stop one of the two"
+                "of another processor, or the database was put back. Stop one of the two"
             )
-        started_from = {log.log_id: log.from_offset for log in commit.logs} if commit else {}
-        rows = connection.execute(_LOCK_CHECKPOINTS, (list(started_from),)).fetchall()
-        for log_id, path, offset, by, at in rows:
-            if by != self.identity:
-                return CheckpointMovedError(
-                    f"{path}: another processor, {by.rpartition(':')[0]}, owns this log: it moved "
-                    f"the checkpoint from byte {started_from[log_id]} to {offset} at {at}. "
-                    "Stop one of the two"
-                )
-        if other := connection.execute(
-            _LAST_OF_OTHERS, (self.generation, self.identity)
-        ).fetchone():
-            return CheckpointMovedError(
-                f"another processor, {other[0].rpartition(':')[0]}, works on this report, and has "
-                "committed to it meanwhile. Stop one of the two, and let the other read all logs"
+        moved = connection.execute(_LAST_MOVED, (self.generation,)).fetchone()
+        # Nothing was committed since, and yet a checkpoint is not there: it was not yet, back then.
+        is_back = row[1] < self._last.commits or row == self._last
+        if is_back or moved is None or moved[2] == self.identity:
+            return RewoundError(
+                f"the database went back to an earlier state, from {self._last.commits} commits to "
+                f"{row[1]}. Start again, to go on from there"
             )
+        path, offset, by, at = moved
         return CheckpointMovedError(
-            "the checkpoint of a log that this processor reads is gone: the database was put back "
-            "to an earlier state. Start again to go on from it"
+            f"{path}: another processor, {by.rpartition(':')[0]}, works on this report: it moved "
+            f"this checkpoint to byte {offset} at {at}. Stop one of the two, and let the other "
+            "read all logs"
         )
 
 
@@ -482,6 +505,19 @@ def rules_in_words(rules: Rules) -> str:
 
 def _in_words(name: str, rule: Any) -> str:
     return str(timedelta(microseconds=rule) if name.endswith("_us") else rule)
+
+
+def _add_dead_letters(cursor: psycopg.Cursor, logs: Sequence[LogCommit]) -> None:
+    if not any(log.dead_letters for log in logs):
+        return
+    try:
+        with cursor.copy(_ADD_DEAD_LETTERS) as copy:
+            for log in logs:
+                for dead_letter in log.dead_letters:
+                    copy.write_row((log.log_id, *dead_letter))
+    except ValueError as error:
+        # What psycopg makes of two answers to its end: "done", and that a pooler lost the server.
+        raise psycopg.OperationalError("the connection broke at the end of a COPY") from error
 
 
 def _ledger_columns(logs: Sequence[LogCommit]) -> list[list[object]]:

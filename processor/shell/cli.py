@@ -33,6 +33,7 @@ from processor.shell.settings import Beginning, run_settings
 from processor.shell.terminal import (
     asked_to_stop,
     exit_on_sigterm,
+    open_closed_streams,
     output_to,
     progress_bar,
 )
@@ -131,10 +132,12 @@ def run(
         timezone=timezone,
         max_line_bytes=max_line_bytes,
     )
-    with asked_to_stop() as stop, open_store(database_url, checkpoints) as store:
-        store.migrate()
-        with progress_bar(has_end=once) as tell:
-            daemon.run(store, settings, stop, tell, snapshots_at(database_url, checkpoints))
+    with (
+        asked_to_stop() as stop,
+        open_store(database_url, checkpoints) as store,
+        progress_bar(has_end=once) as tell,
+    ):
+        daemon.run(store, settings, stop, tell, snapshots_at(database_url, checkpoints))
 
 
 @app.command()
@@ -326,6 +329,7 @@ def generate(
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
     exit_on_sigterm()
+    open_closed_streams()
     try:
         app(prog_name="processor")
     except ProcessorError as error:

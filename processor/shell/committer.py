@@ -18,12 +18,12 @@ _log = logging.getLogger(__name__)
 class Committer:
     """Sends batches to the store, one at a time, however often the connection breaks.
 
-    With `is_patient`, it waits for room on a full disk too.
+    While one is under way no other begins, so that a database that is away holds up the fold.
     """
 
-    def __init__(self, store: Store, stop: Stop, *, is_patient: bool = True) -> None:
+    def __init__(self, store: Store, stop: Stop, *, is_patient: bool) -> None:
         self._store = store
-        self._stop = stop
+        self._stop = Stop(stop)
         self._is_patient = is_patient
         self._summary = _Summary()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
@@ -38,6 +38,7 @@ class Committer:
 
         Raises:
             ReplacedError: another generation is live by now.
+            RewoundError: the database went back.
             ProcessorError: it cannot be committed.
 
         """
@@ -46,12 +47,12 @@ class Committer:
     def close(self) -> None:
         """End the thread, and say what was committed."""
         if self._under_way and not self._under_way.done():
-            self._stop.requested = True  # nothing is tried again for a run that ends
+            self._stop.requested = True  # nothing is tried again for who has ended
         self._thread.shutdown()
         self._summary.tell()
 
     def _send(self, commit: Commit, files: LogFiles) -> bool:
-        """Commit a batch, however often the connection breaks; drop it on a stop."""
+        """Commit a batch, having seen after a failure whether it is there; drop it on a stop."""
         sent = False
 
         def send() -> None:

@@ -3,20 +3,19 @@
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from processor.core.model import Rules
 from processor.edges.files import NotNowError, is_pattern, logs_of
 from processor.edges.history import known_by_its_end
-from processor.edges.session import ConnectionLostError
 from processor.edges.snapshot import SnapshotFiles
-from processor.edges.source import DRAIN_SECONDS
+from processor.edges.source import DRAIN_SECONDS, readable_from
 from processor.edges.store import Store, StoredLog
 from processor.edges.watch import Watch
-from processor.errors import LogError, ReplacedError, StoreError
+from processor.errors import GoneError, LogError, ReplacedError, RewoundError, StoreError
 from processor.shell.batches import Batches
 from processor.shell.committer import Committer
 from processor.shell.folding import Folding
@@ -26,6 +25,8 @@ from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
 
 LOOK_SECONDS: Final = 1.0
+CHECK_SECONDS: Final = 60.0
+"""So often it is looked whether the database still has what was committed, while nothing comes."""
 _COLLECT_AFTER_OBJECTS: Final = 200_000
 """A batch makes many short-lived tuples and no cycles: looking for some every 700 objects, as
 Python does, costs a tenth of the fold."""
@@ -45,37 +46,69 @@ def run(
 ) -> None:
     """Fold logs into the live report, until they are at their end (`once`) or a stop is asked for.
 
-    When a replay puts another generation in the place of the live one, the batch in hand is
-    dropped, and it goes on with that one: from its checkpoints, by its rules.
+    When a replay puts another generation in the place of the live one, or the database went back,
+    the batch in hand is dropped, and it goes on with what is there: from its checkpoints, by its
+    rules.
 
     Raises:
         ProcessorError: what cannot be mended by waiting.
 
     """
     collect_seldom()
-    rules = store.adopt(settings.rules)
-    has_begun = False
-    while not stop.requested:
-        daemon = Daemon(store, settings, rules, stop, progress, snapshots)
+
+    def begin() -> None:
+        store.migrate()
+        store.adopt(settings.rules)
+
+    is_begun = when_connected(begin, stop, is_patient=not settings.once)
+    has_run = False
+    while is_begun and not stop.requested:
+        _remove_dropped(snapshots, store)
+        daemon = Daemon(store, settings, stop, progress, snapshots)
         try:
-            if snapshots:
-                snapshots.keep_only(store.generations())
             daemon.run()
+            break
         except ReplacedError as error:
             _log.info("%s; going on with it", error)
-        except (ConnectionLostError, NotNowError) as error:
-            if not has_begun:
+        except RewoundError as error:
+            _log.warning("%s: done", error)
+        except NotNowError as error:
+            if not has_run:
                 raise
             _log.warning("%s; trying again", error)
             stop.wait(LOOK_SECONDS)
-        else:
-            break
-        has_begun = True
+        has_run = True
         settings = daemon.settings
-        when_connected(store.take_over, stop)
-        rules = store.rules
+        go_on = partial(_take_over, store, daemon.reaches_back, settings)
+        when_connected(go_on, stop, is_patient=not settings.once)
+    _remove_dropped(snapshots, store)  # what an idle one wrote of a generation that was dropped
+
+
+def _take_over(store: Store, reaches_back: Mapping[Path, int], settings: RunSettings) -> None:
+    """Go on with what is live by now, if what it has not counted is still there to be read.
+
+    Raises:
+        GoneError: the database went back to before what is left of a log.
+
+    """
+    store.take_over()
+    logs = store.open_logs(()) if reaches_back else {}
+    for path, there_from in reaches_back.items():
+        at = logs[str(path)].checkpoint.byte_offset if str(path) in logs else 0
+        if at < there_from:
+            lost = f"{path}: bytes {at} to {there_from} are in no file any more"
+            if not settings.accept_loss:
+                raise GoneError(
+                    f"{lost}, and the database does not have what they counted. Put the files "
+                    "back, or go on without what they counted with --accept-loss"
+                )
+            _log.warning("%s; going on without what they counted", lost)
+
+
+def _remove_dropped(snapshots: SnapshotFiles | None, store: Store) -> None:
+    """Remove snapshots that are of no use any more; if that cannot be, the next run will."""
     if snapshots:
-        with suppress(StoreError):  # what an idle one wrote of a generation that was dropped
+        with suppress(StoreError, OSError):
             snapshots.keep_only(store.generations())
 
 
@@ -92,7 +125,6 @@ class Daemon:
         self,
         store: Store,
         settings: RunSettings,
-        rules: Rules,
         stop: Stop,
         progress: Progress,
         snapshots: SnapshotFiles | None,
@@ -100,13 +132,16 @@ class Daemon:
         self._store = store
         self.settings = settings
         self._stop = stop
+        self._is_patient = not settings.once
         self._progress = progress
+        self.reaches_back: dict[Path, int] = {}  # from where on logs are there, if it is asked
         self._known: set[Path] = set()
         self._look_at = 0.0
-        self._committer = Committer(store, stop)
-        saved = Snapshots(snapshots and snapshots.of(store.generation), rules)
+        self._check_at = time.monotonic() + CHECK_SECONDS
+        self._committer = Committer(store, stop, is_patient=self._is_patient)
+        saved = Snapshots(snapshots and snapshots.of(store.generation), store.rules)
         drain_seconds = 0 if settings.once else DRAIN_SECONDS
-        self._folding = Folding(settings, rules, stop, saved, drain_seconds)
+        self._folding = Folding(settings, store.rules, stop, saved, drain_seconds)
         self._batches = Batches(self._folding, self._committer, saved, settings)
 
     def run(self) -> None:
@@ -114,13 +149,13 @@ class Daemon:
 
         Raises:
             ReplacedError: another generation is live.
+            RewoundError: the database went back.
             ProcessorError: what the loop cannot mend by waiting.
 
         """
         watch = Watch(() if self.settings.once else self._named())
         try:
-            self._known = set(map(Path, self._store.known_paths()))
-            self._open_logs()
+            self._ask(self._begin)
             while not self._stop.requested:
                 found = self._batches.fold_next()
                 self._progress(self._folding.bytes_folded, self._folding.bytes_in_all)
@@ -133,15 +168,36 @@ class Daemon:
                     self._committer.finish()  # if it fails, no change of a log would tell
                     watch.wait(self._seconds_until_due())
                     if self._committer.finish():
-                        when_connected(self._open_more_logs, self._stop)
+                        self._ask(self._look_around)
                         watch.follow(self._named())
             self._batches.commit()
             self._committer.finish()
             self._batches.save_snapshot(at_end=True)
+        except RewoundError:
+            self.reaches_back = {
+                path: readable_from(path, log.reader.history().known, log.state.offset)
+                for path, log in self._folding.logs.items()
+            }
+            raise
         finally:
             self._committer.close()
             self._folding.close()
             watch.close()
+
+    def _ask(self, act: Callable[[], object]) -> None:
+        """Do what asks the database, once it is there."""
+        when_connected(act, self._stop, is_patient=self._is_patient)
+
+    def _begin(self) -> None:
+        self._known = set(map(Path, self._store.known_paths()))
+        self._open_logs()
+
+    def _look_around(self) -> None:
+        """Open the logs that came meanwhile, and see whether the database is as it was left."""
+        self._open_more_logs()
+        if time.monotonic() >= self._check_at:
+            self._store.check()
+            self._check_at = time.monotonic() + CHECK_SECONDS
 
     def _look_is_due(self, found: bool) -> bool:
         """Whether to look for rotated files: when there is nothing to read, and now and then."""
@@ -192,11 +248,11 @@ class Daemon:
         named = logs_of(self.settings.logs, {*self._known, *opened})
         return list(dict.fromkeys([*opened, *named]))
 
-    def _seconds_until_due(self) -> float | None:
-        """Return in how many seconds a batch is to be committed or a file to be left, if any is."""
-        due_in = self._folding.wakes_in()
+    def _seconds_until_due(self) -> float:
+        """Return in how many seconds to commit a batch, leave a file, or ask the database."""
+        due_in = [max(self._check_at - time.monotonic(), 0), *self._folding.wakes_in()]
         if not self._folding.logs or any(map(is_pattern, self.settings.logs)):
             due_in.append(LOOK_SECONDS)
         if (left := self._batches.due_in()) is not None:
             due_in.append(max(left, 0))
-        return min(due_in, default=None)
+        return min(due_in)

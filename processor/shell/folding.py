@@ -14,7 +14,7 @@ from processor.core.decode import Decoder
 from processor.core.fold import Fold, first_instant
 from processor.core.model import HOUR_US, Checkpoint, Commit, Rules
 from processor.edges.files import size_of
-from processor.edges.history import known_by
+from processor.edges.history import gone, known_by
 from processor.edges.source import ALL_LINES, LogReader
 from processor.edges.store import LogFiles, StoredLog
 from processor.errors import GoneError, LogError
@@ -169,11 +169,17 @@ class Folding:
         """Fold the next lines of the log that is furthest behind; False when none has any.
 
         What is to be done `before` so many lines are folded is done then.
+
+        Raises:
+            GoneError: a log ends before the end that it is to be read to.
+
         """
         logs = sorted(self.logs.values(), key=_furthest_behind)
         read_ahead(logs, self._workers, self._settings.batch_lines)
         for log in logs:
             task = log.next(self._settings.batch_lines)
+            if task is None and log.end is not None and log.state.offset < log.end:
+                raise gone(log.reader.path, log.state.offset)
             if task is None and self._settings.once:
                 self.fold.finish(log.state)
             if task:

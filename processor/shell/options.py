@@ -102,17 +102,21 @@ def defaults(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
     for name, table in tables.items():
         _check(path, table, _known_to(commands[name]))
     return {
-        name: _chosen(command, values | tables.get(name, {})) for name, command in commands.items()
+        name: _chosen(command, values, tables.get(name, {})) for name, command in commands.items()
     }
 
 
-def _chosen(command: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Return what of the settings a command has an option for, and each command below it."""
+def _chosen(command: Any, values: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """Return what of the settings a command has an option for, and each command below it.
+
+    What its `table` sets for the command itself is not meant for those below it.
+    """
     # Settings are named as options are, with underscores; click names some parameters otherwise.
     options = {_setting_name(parameter): parameter.name for parameter in command.params}
-    chosen = {options[key]: value for key, value in values.items() if key in options}
+    chosen = {options[key]: value for key, value in (values | table).items() if key in options}
     below = getattr(command, "commands", {})
-    return chosen | {name: _chosen(below[name], values) for name in below}
+    rest = {key: value for key, value in table.items() if key not in options}
+    return chosen | {name: _chosen(below[name], values, rest) for name in below}
 
 
 def _known_to(command: Any) -> set[str]:

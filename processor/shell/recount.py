@@ -6,7 +6,7 @@ Nothing is committed: what was counted goes into a view of the database that nob
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment, Rules
 from processor.edges.duckdb_report import report_of
 from processor.edges.files import logs_of, size_of
 from processor.edges.generations import Generations
-from processor.edges.history import known_by
+from processor.edges.history import gone, known_by
 from processor.edges.source import LogReader, readable_from
 from processor.edges.store import EPOCH, StoredLog, differing_rules
 from processor.edges.view import ALL_HOURS, Generation, Hours, View
@@ -183,7 +183,8 @@ def starts_of(
     stored = view.logs(live.generation)
     seeks: dict[Path, Checkpoint] = {}
     if hours.first is not None:
-        seeks = view.seek(live.generation, us_of(hours.first) - rules.attribution_window_us)
+        needed = max(us_of(hours.first) - rules.attribution_window_us, _FIRST_INSTANT)
+        seeks = view.seek(live.generation, needed)
     starts = {path: seeks.get(path, Checkpoint()) for path in named}
     for path in starts.keys() & stored.keys():
         end = stored[path].checkpoint.byte_offset
@@ -196,7 +197,7 @@ def starts_of(
             after = view.readable_after(live.generation, path, there_from)
             raise LogError(
                 f"{lost}; what they counted cannot be counted again. Put the files back; "
-                f"`processor replay --accept-loss` goes on without them{_or_from(after, rules)}"
+                f"--accept-loss goes on without them{_or_from(after, rules)}"
             )
         _log.warning("%s; what they counted is not counted again", lost)
         mark = stored[path].checkpoint.watermark if there_from == end else None
@@ -214,11 +215,17 @@ def us_of(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 
+_FIRST_INSTANT: Final = us_of(datetime.min.replace(tzinfo=UTC))
+
+
 def _or_from(after: int | None, rules: Rules) -> str:
     """Say from which hour on all is there, if that is known."""
     if after is None:
         return ""
-    hour = EPOCH + timedelta(hours=(after + rules.attribution_window_us) // HOUR_US + 1)
+    try:
+        hour = EPOCH + timedelta(hours=(after + rules.attribution_window_us) // HOUR_US + 1)
+    except OverflowError:  # no hour is left before the year 10000
+        return ""
     return f"; or take only the hours that are left, with --from {hour:%Y-%m-%dT%H:%M}"
 
 
@@ -243,10 +250,14 @@ def _chunks(
     in_all, before = sum(ends.values()), 0
 
     def chunks(path: Path, log: StoredLog) -> Iterator[Chunk]:
-        reader = LogReader(path, log.checkpoint.byte_offset, log.files, 0, rules.max_line_bytes)
+        offset = log.checkpoint.byte_offset
+        reader = LogReader(path, offset, log.files, 0, rules.max_line_bytes)
         try:
-            while not stop.requested and (chunk := reader.read(end=ends[path])):
-                progress(before + chunk.end, in_all)
+            while offset < ends[path] and not stop.requested:
+                if (chunk := reader.read(end=ends[path])) is None:
+                    raise gone(path, offset)
+                offset = chunk.end
+                progress(before + offset, in_all)
                 yield chunk
         finally:
             reader.close()

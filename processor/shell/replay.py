@@ -7,9 +7,10 @@ the next run, does so from the new one's checkpoints.
 """
 
 import logging
+import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,7 @@ from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
 
 IS_RUNNING_SECONDS: Final = 3.0
-"""So long it is looked whether a replay on another machine commits."""
+"""So long it is looked whether a replay on another machine, or in another container, commits."""
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 _SMALL_GAP_BYTES: Final = 4 << 20
 """So much is folded and committed in a few tenths of a second, while the live one is held."""
@@ -148,12 +149,14 @@ def unfinished(generations: Generations, stop: Stop) -> Generation | None:
     if found is None:
         return None
     host, pid, _ = (found.made_by or "::").split(":")
-    if host != socket.gethostname():
+    # In containers, one after the other may have the same name and process id.
+    is_here = host == socket.gethostname() and pid != str(os.getpid())
+    if not is_here:
         stop.wait(IS_RUNNING_SECONDS)
     with generations.view() as view:
         now = view.replay
     has_moved = now and (now.generation, now.commits) != (found.generation, found.commits)
-    if has_moved or (host == socket.gethostname() and _is_running(pid)):
+    if has_moved or (is_here and _is_running(pid)):
         raise CheckpointMovedError(
             f"another replay, {host}:{pid}, is under way; what is live is as it was. Wait, or stop "
             "it"
@@ -262,7 +265,12 @@ class Replay:
                 _log.warning("%s; trying again", error)
                 failed += 1  # who commits has waited for it: let them be for a while
                 self._stop.wait(min(2**failed, _LONGEST_PAUSE_SECONDS))
-                if not when_connected(self._look_whether_live, self._stop) or self._is_live:
+                if not when_connected(self._look_whether_live, self._stop, is_patient=True):
+                    raise StoreError(
+                        "stopped before it was known whether the new report is live; see "
+                        "`processor generations`"
+                    ) from error
+                if self._is_live:
                     return self._changes
             when_connected(self._move_on, self._stop, is_patient=False)
         return None
@@ -281,10 +289,13 @@ class Replay:
         """Read on up to where the live generation has come by now, in all logs that it has."""
         with self._generations.view() as view:
             live = view.logs(view.live.generation) if view.live else {}
+            new = view.logs(self._store.generation)
         self._named = named_logs(self._settings.logs, live, only_these=self._only_these)
         if self._only_known:
             self._named = [path for path in self._named if path in live]
         self._read_up_to(live)
+        if not self._folding.logs and _has_all(new, live, self._named):
+            return  # so nothing need be there of what it was read from
         if not (there := self._folding.newly_there(self._named)):
             return
         self._batches.commit()
@@ -335,3 +346,13 @@ class Replay:
         """See whether the switch took place whose answer was lost."""
         with self._generations.view() as view:
             self._is_live = view.live is not None and view.live.generation == self._store.generation
+
+
+def _has_all(new: Logs, live: Logs, paths: Iterable[Path]) -> bool:
+    """Whether a generation has read logs as far as the live one, which has them all."""
+    return all(
+        path in new
+        and path in live
+        and new[path].checkpoint.byte_offset >= live[path].checkpoint.byte_offset
+        for path in paths
+    )

@@ -158,12 +158,7 @@ def replay(
         with replayed(
             store, generations, settings, hours, stop, tell, snapshots, only_these=only_these
         ) as changes:
-            try:
-                write_outcome(changes, format_, out)
-            except StoreError as error:
-                raise StoreError(
-                    f"{error}; it was switched, but what changed is not known"
-                ) from error
+            write_switched(changes, format_, out)
         generations.keep(keep)
         keep_snapshots(generations, snapshots)
 
@@ -309,9 +304,7 @@ def switch(
                 f"generation {generation} is not one that is kept; see `processor generations`"
             )
         must_agree(found, found.rules)
-        settings = run_settings(
-            logs=[Path(path) for path in {*found.paths, *live.paths}], workers=workers
-        )
+        settings = run_settings(logs=[Path(path) for path in live.paths], workers=workers)
         store.bind(generation, found.rules)
         snapshots = snapshots_at(database_url, checkpoints)
         try:
@@ -350,7 +343,10 @@ def prune(
 
     How many dead letters there were stays in the ledger. What lines still to come need stays too.
     """
-    before = datetime.now(UTC) - duration("--older-than", older_than)
+    try:
+        before = datetime.now(UTC) - duration("--older-than", older_than)
+    except OverflowError:
+        raise SettingsError(f"--older-than: {older_than!r} ago is before the year 1") from None
     with opened(database_url, checkpoints) as (_, all_):
         pruned = all_.prune(before, hours=report_hours)
         keep_snapshots(all_, snapshots_at(database_url, checkpoints))
@@ -381,9 +377,29 @@ def write_outcome(changes: Changes | None, format_: ChangesFormat, out: TextIO) 
     write_changes(changes, format_, out)
 
 
+def write_switched(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None:
+    """Write what changed with a report that is live now.
+
+    Raises:
+        StoreError: that cannot be; live it is.
+
+    """
+    try:
+        write_outcome(changes, format_, out)
+        out.flush()
+    except BrokenPipeError:
+        raise  # who reads it has seen enough
+    except (StoreError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(
+            f"the new report is live, but what changed cannot be written: {why}. What it "
+            "replaced is kept; see `processor generations`"
+        ) from error
+
+
 def keep_snapshots(generations: Generations, snapshots: SnapshotFiles) -> None:
-    """Remove the snapshots of generations that are gone."""
-    with generations.view() as view:
+    """Remove snapshots that are of no use any more; if that cannot be, the next run will."""
+    with contextlib.suppress(StoreError, OSError), generations.view() as view:
         snapshots.keep_only([found.generation for found in view.generations])
 
 

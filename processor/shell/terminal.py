@@ -115,18 +115,39 @@ def output_to(path: Path | None = None, *, append: bool = False) -> Iterator[Tex
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    part = path if append else path.with_name(path.name + ".part")
     try:
-        with part.open("a" if append else "w", encoding="utf-8", newline="") as out:
+        with _opened(path, append=append) as out:
             yield out
-        part.rename(path)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path, *, append: bool) -> Iterator[TextIO]:
+    """Open a file; without `append`, what it holds takes the place of what it held at the end.
+
+    What is no plain file, as a pipe or a terminal, is written to as it is, and stays.
+    """
+    if append or (path.exists() and not path.is_file()):
+        with path.open("a" if append else "w", encoding="utf-8", newline="") as out:
+            yield out
+        return
+    path = path.resolve()  # a link stays one
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as out:
+            yield out
+        part.rename(path)
     finally:
-        if not append:
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def exit_on_sigterm() -> None:
     """Let SIGTERM unwind a command, so that it leaves nothing running behind."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+
+
+def open_closed_streams() -> None:
+    """Have output and errors go nowhere if they are closed, before a file takes their place."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - for good
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - for good

@@ -18,7 +18,7 @@ from processor.shell.options import (
     MaxLineBytes,
     Timezone,
 )
-from processor.shell.replays import keep_snapshots, opened, write_outcome
+from processor.shell.replays import keep_snapshots, opened, write_switched
 from processor.shell.settings import RunSettings, run_settings
 from processor.shell.terminal import asked_to_stop, output_to, progress_bar
 
@@ -110,7 +110,7 @@ def replay(
         with engine.replayed(
             master, urls, store, generations, settings, stop, tell, snapshots, only_these=only_these
         ) as changes:
-            write_outcome(changes, format_, out)
+            write_switched(changes, format_, out)
         generations.keep(keep)
         keep_snapshots(generations, snapshots)
 

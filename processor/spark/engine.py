@@ -149,7 +149,7 @@ def run(
         except ProcessorError as error:
             raise counting.error or error from error
 
-    when_connected(count, stop)
+    when_connected(count, stop, is_patient=True)
 
 
 def _each_a_log(urls: Iterable[str]) -> list[LogFile]:

@@ -114,6 +114,12 @@ class Counting:
         if number <= stream.batch:
             self._see_that_it_is_counted(number, stream, seen, stored)
             return
+        if counted_before := [p for p in seen.notes if stored[p].checkpoint.byte_offset]:
+            raise CheckpointMovedError(
+                f"{counted_before[0]}: the report has counted it already, by a replay or another "
+                "stream; nothing of this micro-batch is committed. Name other files, or make the "
+                "report anew with `processor spark replay`"
+            )
         logs = [self._log(stored[path].log_id, path, seen) for path in seen.notes]
         commit = Commit(tuple(seen.increments), tuple(sorted(logs, key=_log_id)))
         times = [time for time in (stream.event_time, seen.event_time()) if time is not None]

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -312,10 +313,10 @@ def test_errors_say_what_is_wrong_and_end_with_their_code(
         "postgresql://me:not@hunter2@127.0.0.1:1/x",
     ],
 )
-def test_a_database_that_is_not_there_is_reported_without_the_password(command, make_log, url):
+def test_a_database_that_is_not_there_is_reported_without_the_password(command, url):
     """Whatever is wrong with the URL, no message repeats it."""
     command.environment["PROCESSOR_DATABASE_URL"] = url
-    process = command.start("run", "--once", make_log(events=1))
+    process = command.start("migrate")
     output = "".join(process.communicate(timeout=60))
     assert process.returncode in {1, 2}
     assert "hunter2" not in output
@@ -353,6 +354,21 @@ def test_a_report_that_fails_leaves_the_last_one_in_place(command, tmp_path):
     (tmp_path / "report.csv").write_text("the last one")
     command("report", "--format", "csv", "--output", "report.csv", exit_code=1)
     assert (tmp_path / "report.csv").read_text() == "the last one"
+
+
+def test_output_goes_through_pipes_and_links(command, make_log, tmp_path):
+    """Neither is replaced by a file: who reads the pipe gets it, what a link leads to has it."""
+    command("run", "--once", make_log(events=300))
+    text = command("report", "--format", "csv").stdout
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True)
+    command("report", "--format", "csv", "--output", "pipe")
+    assert reader.communicate(timeout=10)[0] == text
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("report.csv")
+    command("report", "--format", "csv", "--output", "link")
+    assert (tmp_path / "link").readlink() == Path("report.csv")
+    assert (tmp_path / "report.csv").read_text() == text
 
 
 def test_what_is_no_plain_file_is_no_log(command, tmp_path):
@@ -493,9 +509,15 @@ def test_a_settings_file_reaches_the_commands_below_a_command(command, make_log,
     """`generations drop` acts on the database that the file names."""
     command("run", "--once", make_log(events=50))
     url = command.environment.pop("PROCESSOR_DATABASE_URL")
-    (tmp_path / "settings.toml").write_text(f"database_url = {json.dumps(url)}\n")
+    there = f"database_url = {json.dumps(url)}\n"
+    (tmp_path / "settings.toml").write_text(there)
     refused = command("--config", "settings.toml", "generations", "drop", 1, exit_code=2)
     assert "generation 1 is live" in refused.stderr
+    (tmp_path / "settings.toml").write_text(f"{there}[generations]\nformat = 'csv'\n")
+    listed = command("--config", "settings.toml", "generations").stdout
+    assert listed.startswith("generation,state,")
+    refused = command("--config", "settings.toml", "generations", "switch", 1, exit_code=2)
+    assert "generation 1 is not one that is kept" in refused.stderr  # its formats are others
     (tmp_path / "settings.toml").write_text("[generations]\nolder_than = '1d'\n")
     refused = command("--config", "settings.toml", "generations", exit_code=2)
     assert "no option is called older_than" in refused.stderr

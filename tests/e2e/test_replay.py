@@ -9,8 +9,12 @@ import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,7 +22,14 @@ from conftest import PROJECT, wait_until
 from oracle import ISO_HOUR, lines_of, report
 
 from processor.core.contract import CLICK, PAGE_LOAD
+from processor.edges.generations import Generations
+from processor.edges.migrations import LOCK
+from processor.edges.view import ALL_HOURS
+from processor.errors import GoneError
 from processor.shell.generate import START, LogShape, generate
+from processor.shell.recount import recounted
+from processor.shell.settings import RunSettings
+from processor.shell.stop import Stop
 
 ENGINES = ["fold", "duckdb"]
 """What `verify` counts with."""
@@ -322,6 +333,32 @@ def test_a_killed_replay_goes_on_where_it_was(command, db, tmp_path):
     assert table(db) == report(lines_of(log), window=timedelta(minutes=5))
 
 
+def test_a_killed_replay_whose_process_id_is_had_again_goes_on(command, db, tmp_path):
+    """As in a container that is started anew: it does not take itself for the one before."""
+    log = append(tmp_path / "app.log", messy(events=1_000))
+    command("run", "--once", log)
+    with slowed(db):
+        killed = replaying(command, db, log, *OTHER)
+        killed.kill()
+        killed.wait()
+    shell = ["-c", 'echo $$; read; exec "$@"', "sh", sys.executable, "-m", "processor"]
+    again = subprocess.Popen(
+        ["/bin/sh", *shell, "replay", log, *OTHER],
+        env=command.environment,
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    made_by = f"{socket.gethostname()}:{again.stdout.readline().strip()}:x"
+    db.execute("UPDATE generations SET made_by = %s WHERE state = 'replay'", (made_by,))
+    _, err = again.communicate("\n", timeout=30)
+    assert again.returncode == 0, err
+    assert "going on with generation 2" in err
+    assert table(db) == report(lines_of(log), **OTHER_RULES)
+
+
 def test_a_second_replay_at_once_is_told_of_the_first(command, db, tmp_path):
     """It ends with exit code 3 and the name of the first, which comes to its end."""
     log = append(tmp_path / "app.log", messy(events=3_000))
@@ -333,6 +370,52 @@ def test_a_second_replay_at_once_is_told_of_the_first(command, db, tmp_path):
         assert "Traceback" not in second.stderr
     _, err = first.communicate(timeout=30)
     assert first.returncode == 0, err
+    assert table(db) == report(lines_of(log), **OTHER_RULES)
+
+
+def test_a_replay_waits_for_a_migration(command, db, tmp_path):
+    """It says so, and goes on once that is done; the live report is as it was until then."""
+    log = append(tmp_path / "app.log", messy(events=300))
+    command("run", "--once", log)
+    with db.transaction():
+        db.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+        replay = command.start("replay", log, *OTHER)
+        said = replay.stderr.readline()
+        assert "another processor brings the schema up to date; waiting for it" in said
+        assert table(db) == report(lines_of(log))
+    _, err = replay.communicate(timeout=30)
+    assert replay.returncode == 0, err
+    assert table(db) == report(lines_of(log), **OTHER_RULES)
+
+
+def test_a_replay_whose_changes_cannot_be_written_says_that_it_is_live(command, db, tmp_path):
+    """With exit code 1; what was replaced is kept, so that changes can be looked at."""
+    log = append(tmp_path / "app.log", messy(events=300))
+    command("run", "--once", log)
+    with Path("/dev/full").open("w") as full:
+        failed = command("replay", log, *OTHER, "--keep", 0, exit_code=1, stdout=full)
+    assert "the new report is live, but what changed cannot be written: No space" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert states(command) == {1: "kept", 2: "live"}
+    assert table(db) == report(lines_of(log), **OTHER_RULES)
+
+
+def test_a_replay_with_its_output_closed_is_done_all_the_same(command, db, tmp_path):
+    """What it would print goes nowhere, not even where a file took the number of the output."""
+    log = append(tmp_path / "app.log", messy(events=300))
+    command("run", "--once", log)
+    closed = ["-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "processor"]
+    done = subprocess.run(
+        ["/bin/sh", *closed, "replay", log, *OTHER, "--keep", "0"],
+        env=command.environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert states(command) == {2: "live"}
     assert table(db) == report(lines_of(log), **OTHER_RULES)
 
 
@@ -384,6 +467,38 @@ def test_a_signal_ends_a_replay_of_some_hours(command, db, tmp_path):
     assert replay.returncode == 0, err
     assert states(command) == {1: "live"}
     assert "no rows differ" in command(*part).stdout
+
+
+def test_a_replay_that_loses_the_database_in_its_switch_claims_nothing(
+    command, db, server, tmp_path
+):
+    """Stopped before it is back, it says that it does not know whether the new report is live."""
+    log = append(tmp_path / "app.log", messy(events=300))
+    command("run", "--once", log)
+    db.execute(
+        "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(5); RETURN NEW; END $$"
+    )
+    db.execute(
+        "CREATE TRIGGER hang BEFORE UPDATE ON generations FOR EACH ROW "
+        "WHEN (NEW.state = 'kept') EXECUTE FUNCTION hang()"
+    )
+    replay = command.start("replay", log, *OTHER)
+    assert any("trying again" in line for line in replay.stderr)
+    name = db.info.dbname
+    with psycopg.connect(server, autocommit=True) as other:
+        other.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s "
+            "AND pid <> %s",
+            (name, db.info.backend_pid),
+        )
+        replay.send_signal(signal.SIGTERM)
+        out, err = replay.communicate(timeout=10)
+        other.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    assert (replay.returncode, out) == (1, ""), err
+    assert "stopped before it was known whether the new report is live" in err
+    assert states(command) == {1: "live", 2: "replay"}
 
 
 def test_so_many_generations_are_kept_as_asked_for(command, db, tmp_path):
@@ -456,6 +571,46 @@ def test_a_kept_generation_is_switched_to_again(command, db, tmp_path):
     command("run", "--once", log, new)
     assert table(db) == report(lines_of(log), lines_of(new))
     assert [one["lines"] for one in command.status()] == [len(lines), 500]
+
+
+def test_a_log_that_only_a_kept_generation_counts_may_be_gone(command, db, tmp_path):
+    """It is switched to all the same; back again only with the log, which would be lost."""
+    gone = append(tmp_path / "gone.log", messy(events=200, seed=1))
+    log = append(tmp_path / "app.log", messy(events=200))
+    both = report(lines_of(log), lines_of(gone))
+    command("run", "--once", log, gone)
+    command("replay", log, "--only-these")
+    gone.unlink()
+    command("generations", "switch", 1)
+    assert table(db) == both
+    refused = command("generations", "switch", 2, exit_code=1).stderr
+    assert "in no file any more" in refused
+    assert table(db) == both
+
+
+def test_a_log_may_be_named_as_a_pattern_is(command, db, tmp_path):
+    """Also while it is rotated, and nothing is at its path."""
+    log = append(tmp_path / "app[1].log", messy(events=300))
+    command("run", "--once", log)
+    log.rename(tmp_path / "app[1].log.1")
+    command("verify", log)
+    command("replay", log, *OTHER)
+    assert table(db) == report(lines_of(tmp_path / "app[1].log.1"), **OTHER_RULES)
+    command("generations", "switch", 1)
+
+
+def test_standard_input_is_replayed(command, db, tmp_path):
+    """Given again; but not to switch back, since nothing more is to be read."""
+    lines = append(tmp_path / "lines", messy(events=300))
+    with lines.open() as given:
+        command("run", "--once", "-", stdin=given)
+    with lines.open() as given:
+        command("replay", "-", *OTHER, stdin=given)
+    assert table(db) == report(lines_of(lines), **OTHER_RULES)
+    with lines.open() as given:
+        command("verify", "-", stdin=given)
+    command("generations", "switch", 1)
+    assert table(db) == report(lines_of(lines))
 
 
 def verify(command, log, engine, exit_code=0):
@@ -544,6 +699,48 @@ def test_verify_refuses_to_leave_out_a_log(command, tmp_path, engine):
     assert str(two) in refused.stderr
     assert "`processor replay --only-these`" in refused.stderr
     command("verify", one, two, "--engine", engine)
+
+
+def large(path, lines):
+    """Write a log of so many lines, of which a reader has not all at once; return its path."""
+    email = '"email":"' + "x" * 8_000
+    return append(path, [line.replace('"email":"', email) for line in messy(events=lines)])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_log_that_is_truncated_is_not_verified(command, connect, tmp_path, engine):
+    """While it is counted again: that is told, and not that rows differ."""
+    log = large(tmp_path / "app.log", 2_000)
+    command("run", "--once", log)
+
+    def truncate(_done, _all):
+        os.truncate(log, 0)
+
+    settings = RunSettings(logs=(log,), batch_lines=10)
+    with (
+        contextlib.closing(Generations(connect)) as generations,
+        pytest.raises(GoneError, match="is gone, or was changed"),
+        recounted(
+            generations, settings, ALL_HOURS, Stop(), truncate, engine=engine, scratch=tmp_path
+        ),
+    ):
+        pass
+
+
+def test_a_log_that_is_truncated_ends_a_replay(command, db, tmp_path):
+    """In words: what it lacks will not come, however long it is waited for."""
+    log = large(tmp_path / "app.log", 2_000)
+    command("run", "--once", log)
+    counted = table(db)
+    with slowed(db, 0.1):
+        replay = replaying(command, db, log, *OTHER, lines=100)
+        os.truncate(log, log.stat().st_size - 20_000)
+    _, err = replay.communicate(timeout=60)
+    assert replay.returncode == 1, err
+    assert "is gone, or was changed" in err
+    assert "--accept-loss" in err
+    assert states(command) == {1: "live", 2: "replay"}
+    assert table(db) == counted
 
 
 HOSTILE = [
@@ -712,6 +909,8 @@ def test_some_hours_are_whole_hours_made_by_the_rules_of_the_report(command, db,
         assert words in refused.stderr
         assert "Traceback" not in refused.stderr
     assert contents(db) == before
+    all_hours = ["--from", "0001-01-01", "--to", "9999-12-31"]
+    assert command("replay", log, *all_hours).stdout.startswith("no rows differ")
 
 
 def without_its_beginning(command, db, folder, lines):
@@ -750,7 +949,7 @@ def test_late_hours_are_made_anew_without_the_beginning_of_the_log(command, db, 
     assert suggested(command("replay", log, "--dry-run", exit_code=1).stderr, lost) == hour
     unverified = command("verify", log, exit_code=1).stderr
     assert suggested(unverified, lost) == hour
-    assert "`processor replay --accept-loss`" in unverified
+    assert "--accept-loss goes on without them" in unverified
     assert contents(db) == before
     command("replay", log, "--from", at_hour(10))
     assert table(db) == damaged(right, range(-3, 10))
@@ -761,6 +960,8 @@ def test_late_hours_are_made_anew_without_the_beginning_of_the_log(command, db, 
     assert f"bytes 0 to {lost} are in no file any more" in done.stderr
     assert table(db) == report(lines_of(log))
     assert command.ledger()["byte_offset"] == lost + log.stat().st_size
+    assert "--accept-loss" in command("verify", log, exit_code=1).stderr
+    assert "no rows differ" in command("verify", log, "--accept-loss").stdout
     append(log, messy(events=100, hours=1, start=START + timedelta(hours=12)))
     command("run", "--once", log)
     assert table(db) == report(lines_of(log))
@@ -813,6 +1014,18 @@ def test_old_dead_letters_are_forgotten(command, db, tmp_path):
     assert "--older-than" in command("prune", "--older-than", "soon", exit_code=2).stderr
 
 
+def test_nothing_is_older_than_time_itself(command, db, tmp_path):
+    """An age before the year 1 is refused in words; of a log of that year, all hours may change."""
+    log = append(tmp_path / "app.log", messy(events=100, start=datetime(1, 1, 1, 4, tzinfo=UTC)))
+    command("run", "--once", log)
+    refused = command("prune", "--older-than", "1000000d", exit_code=2).stderr
+    assert "--older-than: '1000000d' ago is before the year 1" in refused
+    command("replay", log, "--attribution-window", "1d")
+    counted = table(db)
+    assert " 0 rows of" in command("prune", "--older-than", "1d", "--report-hours").stdout
+    assert table(db) == counted == report(lines_of(log), window=timedelta(days=1))
+
+
 def test_generations_that_were_replaced_long_ago_are_forgotten(command, db, tmp_path):
     """So is what a replay left; the live one never is."""
     log = append(tmp_path / "app.log", messy(events=1_000))
@@ -862,6 +1075,24 @@ def test_old_hours_are_forgotten_and_do_not_come_back(command, db, tmp_path):
     command("replay", log, *OTHER)
     expected = report(lines_of(log), **OTHER_RULES)
     assert table(db) == {k: v for k, v in expected.items() if k[1] >= first}
+    command("verify", log)
+
+
+def test_hours_that_are_pruned_while_others_are_made_anew_do_not_come_back(command, db, tmp_path):
+    """The copy that a replay of some hours makes was begun before them."""
+    log = append(tmp_path / "app.log", messy(events=2_000, hours=10))
+    command("run", "--once", log)
+    with psycopg.connect(command.environment["PROCESSOR_DATABASE_URL"]) as other:
+        other.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+        replay = command.start("replay", log, "--from", at_hour(8))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        wait_until(lambda: db.execute(waiting).fetchone() > (0,), what="a copy that waits")
+        command("prune", "--older-than", age(4), "--report-hours")
+    out, err = replay.communicate(timeout=60)
+    assert replay.returncode == 0, err
+    assert out.startswith("no rows differ")
+    assert table(db) == from_hour(report(lines_of(log)), 4)
+    assert states(command) == {1: "kept", 2: "live"}
     command("verify", log)
 
 

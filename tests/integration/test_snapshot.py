@@ -5,6 +5,7 @@ import logging
 import os
 import stat
 from collections import deque
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,16 @@ from core_helpers import HOUR, MINUTE, RULES, Run, beats, click, page_load
 from processor.core.model import MINUTE_US, Checkpoint, LogImage, Rules
 from processor.edges import snapshot
 from processor.edges.database import snapshots_at
-from processor.edges.snapshot import Head, LogTrace, SnapshotError, read, write
+from processor.edges.snapshot import Head, LogTrace, SnapshotError, SnapshotFiles, read, write
 from processor.edges.source import LogReader
-from processor.edges.store import StoredLog
+from processor.edges.store import Store, StoredLog
+from processor.errors import StoreError
 from processor.shell import snapshots
+from processor.shell.daemon import run
 from processor.shell.open_log import OpenLog
+from processor.shell.settings import run_settings
 from processor.shell.snapshots import Snapshots
+from processor.shell.stop import Stop
 
 LINES = [*beats(0, 3 * HOUR), click(3 * HOUR, "a")]
 
@@ -379,3 +384,27 @@ def test_the_state_of_a_wild_log_survives_the_file(tmp_path):
     report.run.to_end(batch_lines=20)
     report.save()
     assert list(report.load().pieces()) == list(report.run.fold.pieces())
+
+
+def test_what_cannot_be_removed_keeps_neither_others_nor_a_run(tmp_path, make_log, connect):
+    """A snapshot of a generation that is no more is removed if that is possible."""
+    files = SnapshotFiles(tmp_path / "snapshots" / "name")
+    for generation in (5, 6, 7):
+        files.of(generation).parent.mkdir(exist_ok=True)
+        files.of(generation).touch()
+    files.of(6).unlink()
+    files.of(6).mkdir()  # as if somebody had put a folder there
+    log = make_log(events=50)
+    with closing(Store(connect)) as store:
+        run(store, run_settings(logs=[log], once=True), Stop(), snapshots=files)
+        assert [path.name for path in files.base.parent.iterdir() if path.is_dir()] == ["name.6"]
+        assert not files.of(5).exists()
+        assert not files.of(7).exists()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Store, "generations", refuse)
+            run(store, run_settings(logs=[log], once=True), Stop(), snapshots=files)
+
+
+def refuse(_store):
+    """Answer as a database without rights does."""
+    raise StoreError("permission denied")

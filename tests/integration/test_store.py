@@ -1,19 +1,28 @@
 """The store on a real PostgreSQL: all of a commit or nothing of it, once."""
 
+import secrets
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 
 import psycopg
 import pytest
+from backup import Backup
 
 from processor.core.model import Checkpoint, Commit, DeadLetter, Increment, LogCommit, Rules
+from processor.edges import migrations as module
 from processor.edges.generations import Generations
 from processor.edges.identity import KnownFile, ReadFiles
-from processor.edges.migrations import migrate, migrations
-from processor.edges.session import ConnectionLostError
+from processor.edges.migrations import Migration, migrate, migrations
+from processor.edges.session import Connection, ConnectionLostError
 from processor.edges.store import Store, Stream, rules_in_words
-from processor.errors import CheckpointMovedError, ReplacedError, SettingsError, StoreError
+from processor.errors import (
+    CheckpointMovedError,
+    ReplacedError,
+    RewoundError,
+    SettingsError,
+    StoreError,
+)
 
 HOUR = 455_833  # 2022-01-01T01:00:00Z
 
@@ -62,6 +71,11 @@ def everything(connect):
                 "dead_letters": "*",
             }.items()
         }
+
+
+def offsets(connect):
+    with connect() as connection:
+        return connection.execute("SELECT path, byte_offset FROM checkpoints").fetchall()
 
 
 def test_a_commit_writes_counts_ledger_dead_letters_and_checkpoint(store, log, connect):
@@ -220,6 +234,23 @@ def cut_connections(connect):
         )
 
 
+def test_a_copy_that_a_pooler_breaks_off_is_a_lost_connection(store, log, connect):
+    """Of the two answers to its end, psycopg makes a ValueError."""
+    commit = a_commit(log.log_id, dead_letters=[DeadLetter(40, 12, "late", "x")])
+    before = everything(connect)
+
+    def breaks_off(_copy, _error):
+        raise ValueError("too many values to unpack (expected 1)")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Copy, "finish", breaks_off)
+        with pytest.raises(ConnectionLostError, match="COPY"):
+            store.commit(commit, {})
+    assert everything(connect) == before
+    assert store.reconcile(commit) is False
+    store.commit(commit, {})
+
+
 def test_a_batch_that_was_not_written_is_told_from_one_that_was(store, log, connect):
     """After a lost connection, reconcile answers from what is there."""
     commit = a_commit(log.log_id)
@@ -235,25 +266,23 @@ def test_a_batch_that_was_not_written_is_told_from_one_that_was(store, log, conn
     assert everything(connect)["checkpoints"][0][2] == 100
 
 
-def test_a_reconcile_that_is_cut_off_may_be_asked_again(store, log, connect):
+def test_a_reconcile_that_is_cut_off_may_be_asked_again(store, log):
     """The connection is lost once more while the answer is on its way."""
     commit = a_commit(log.log_id)
-    store.commit(commit, {})
-    store._commits -= 1  # noqa: SLF001 - as if the answer of the commit had been lost
-    transaction = psycopg.Connection.transaction
+    ends = psycopg.Connection.commit
 
-    @contextmanager
-    def cut_before_its_commit(connection):
-        with transaction(connection):
-            yield
-            with connect() as other:
-                pid = connection.info.backend_pid
-                other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    def is_lost(connection):
+        ends(connection)
+        connection.close()
+        raise psycopg.OperationalError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(psycopg.Connection, "transaction", cut_before_its_commit)
+        patch.setattr(psycopg.Connection, "commit", is_lost)
         with pytest.raises(ConnectionLostError):
-            store.reconcile(commit)
+            store.commit(commit, {})
+        for _ in range(2):
+            with pytest.raises(ConnectionLostError):
+                store.reconcile(commit)
     assert store.reconcile(commit) is True
     store.commit(a_commit(log.log_id, 100, 200), {})
 
@@ -361,10 +390,53 @@ def test_a_vanished_checkpoint_is_reported_as_such(store, log, connect):
     with connect() as connection:
         connection.execute("DELETE FROM checkpoints")
     before = everything(connect)
-    for send in (lambda commit: store.commit(commit, {}), store.reconcile):
-        with pytest.raises(CheckpointMovedError, match="Start again"):
-            send(a_commit(log.log_id))
+    with pytest.raises(RewoundError, match=r"earlier state.*Start again, to go on"):
+        store.commit(a_commit(log.log_id), {})
     assert everything(connect) == before
+
+
+def test_another_history_of_as_many_commits_is_not_gone_on_with(store, log, connect):
+    """The same offset after as many commits, by another processor: its batches may be others."""
+    backup = Backup(connect)
+    store.commit(a_commit(log.log_id), {})
+    backup.put_back()
+    with closing(Store(connect)) as other:
+        other.adopt(Rules())
+        other.commit(a_commit(log.log_id), {})
+        with pytest.raises(CheckpointMovedError, match="another processor") as caught:
+            store.commit(a_commit(log.log_id, 100, 200), {})
+    assert not isinstance(caught.value, RewoundError)
+
+
+def test_a_lost_history_of_ones_own_is_not_gone_on_with(store, connect):
+    """Hence and forth between two servers, each with commits that the other does not have."""
+    logs = store.open_logs(["/logs/a.log", "/logs/b.log"])
+    first, second = (log.log_id for log in logs.values())
+    backup = Backup(connect)
+    store.commit(a_commit(first), {})
+    there = Backup(connect)
+    backup.put_back()
+    with pytest.raises(RewoundError, match="from 1 commits to 0"):
+        store.check()
+    store.take_over()
+    store.commit(a_commit(second), {})
+    there.put_back()
+    # It has as many commits, and neither offset of this batch tells.
+    with pytest.raises(RewoundError):
+        store.commit(a_commit(second, 0, 200), {})
+
+
+def test_a_commit_whose_answer_was_lost_with_the_commit(store, log, connect):
+    """It was there, and then the database went back: sent again, or all anew."""
+    before = Backup(connect)
+    store.commit(a_commit(log.log_id), {})
+    between = Backup(connect)
+    commit = a_commit(log.log_id, 100, 200)
+    between.put_back()
+    assert store.reconcile(commit) is False
+    before.put_back()
+    with pytest.raises(RewoundError):
+        store.reconcile(commit)
 
 
 def test_other_rules_are_refused_with_what_differs(store):
@@ -373,17 +445,60 @@ def test_other_rules_are_refused_with_what_differs(store):
         store.adopt(Rules(attribution_window_us=3_600_000_000))
 
 
-def test_a_read_only_database_halts_in_words(store, log, connect):
-    """What a retry cannot mend is an error, not a wait."""
+def test_a_read_only_database_is_refused_at_first_and_waited_for_later(store, log, connect):
+    """A standby may be promoted while a processor runs; one that starts there is wrong."""
     with connect() as connection:
         connection.execute(
             "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on',"
             " current_database()); END $$"
         )
     store.close()
-    with pytest.raises(StoreError, match="25006") as caught:
+    with pytest.raises(StoreError, match=r"read-only.*target_session_attrs") as caught:
+        store.adopt(Rules())
+    assert not isinstance(caught.value, ConnectionLostError)
+    with pytest.raises(ConnectionLostError, match="read-only"):
+        store.commit(a_commit(log.log_id), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("DROP TABLE ledger, dead_letters", "tables are missing: dead_letters, ledger. .*backup"),
+        ("ALTER TABLE hourly_counts SET UNLOGGED", "unlogged: hourly_counts.*SET LOGGED"),
+        ("REVOKE INSERT, UPDATE ON ledger FROM CURRENT_USER", "INSERT, UPDATE on ledger. Grant"),
+    ],
+)
+@pytest.mark.usefixtures("store")
+def test_what_could_not_be_written_for_good_is_refused_at_first(connect, change, words):
+    """A table that is gone, that a crash would empty, or that is somebody else's."""
+    role = f"clerk_{secrets.token_hex(4)}"
+    with connect() as connection:
+        connection.execute(
+            f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA public TO {role};"
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};"
+            + change.replace("CURRENT_USER", role)
+        )
+        parameters = connection.info.get_parameters()
+    try:
+        with (
+            closing(Store(lambda: Connection.open(**{**parameters, "user": role}))) as clerk,
+            pytest.raises(StoreError, match=words),
+        ):
+            clerk.adopt(Rules())
+    finally:
+        with connect() as connection:
+            connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_column_that_is_gone_halts_before_anything_is_written(store, log, connect):
+    """It is no reason to try again."""
+    with connect() as connection:
+        connection.execute("ALTER TABLE ledger DROP COLUMN name CASCADE")
+    before = offsets(connect)
+    with pytest.raises(StoreError, match="42703") as caught:
         store.commit(a_commit(log.log_id), {})
     assert not isinstance(caught.value, ConnectionLostError)
+    assert offsets(connect) == before
 
 
 def test_a_dropped_table_halts_in_words(store, log, connect):
@@ -419,6 +534,28 @@ def test_migrations_that_start_at_once_apply_each_step_once(connect):
         thread.join()
     assert errors == []
     assert sum(results) == len(migrations())
+
+
+def test_a_migration_that_is_cut_off_leaves_nothing_of_its_step(connect, monkeypatch):
+    """The next one begins with that step again."""
+    known = migrations()
+    cut = Migration(known[-1].version + 1, "cut", "CREATE TABLE half(); {}")
+    ends = "SELECT pg_terminate_backend(pg_backend_pid())"
+    monkeypatch.setattr(
+        module, "migrations", lambda: [*known, cut._replace(sql=cut.sql.format(ends))]
+    )
+    with closing(Store(connect)) as store:
+        with pytest.raises(ConnectionLostError):
+            store.migrate()
+        with connect() as connection:
+            halves = connection.execute(
+                "SELECT to_regclass('half'), max(version) FROM schema_migrations"
+            )
+            assert halves.fetchone() == (None, known[-1].version)
+        monkeypatch.setattr(
+            module, "migrations", lambda: [*known, cut._replace(sql=cut.sql.format(""))]
+        )
+        assert [migration.name for migration in store.migrate()] == ["cut"]
 
 
 def test_a_newer_schema_is_refused(store, connect):

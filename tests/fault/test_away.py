@@ -1,0 +1,245 @@
+"""A database that is away, says nothing, or holds a COMMIT: waited for, in bounded memory."""
+
+import os
+import re
+import signal
+import threading
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from conftest import Command, wait_until
+from core_helpers import RULES, beats, log_of
+from oracle import lines_of, report
+from psycopg.conninfo import make_conninfo
+from test_sqlstates import a_commit, counted
+
+from processor.edges import session
+from processor.edges.embedded import embedded
+from processor.edges.migrations import LOCK
+from processor.edges.store import Store
+from processor.errors import ExitCode
+from processor.shell.committer import Committer
+from processor.shell.generate import LogShape, generate
+from processor.shell.stop import Stop
+
+IMPATIENT = (
+    "-c",
+    """
+from processor.edges import session
+from processor.shell import cli, retry
+
+session.ANSWER_SECONDS = retry.PATIENCE_SECONDS = 1
+retry._LAST_RETRY_SECONDS = 0.2
+cli.main()
+""",
+)
+
+
+class Server:
+    """A server of one test, which may be away."""
+
+    def __init__(self, checkpoints):
+        self._checkpoints = checkpoints
+        self._running = ExitStack()
+        self.url = make_conninfo(
+            host=str(checkpoints / "postgres"),
+            user="processor",
+            dbname="postgres",
+            password="hunter2",  # noqa: S106 - which is not asked for
+            connect_timeout=2,
+        )
+
+    def start(self):
+        """Have it run."""
+        self.connect = self._running.enter_context(embedded(self._checkpoints))
+
+    def stop(self):
+        """Have it be away."""
+        self._running.close()
+
+    def processes(self):
+        """Return the processes of the server, its first one at the end."""
+        first = int((self._checkpoints / "postgres" / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [*map(int, children), first]
+
+    def signal(self, number):
+        """Send a signal to all of its processes."""
+        for pid in self.processes():
+            os.kill(pid, number)
+
+
+@pytest.fixture
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("pg"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def command(server, tmp_path):
+    """The installed command, with that server."""
+    command = Command(server.url, tmp_path)
+    yield command
+    for process in command.started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "app.log"
+    lines = generate(LogShape(events=3_000, hours=6, seed=51))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def said(daemon, words):
+    """Read what a daemon says up to a line with these words."""
+    for line in daemon.stderr:
+        if re.search(words, line):
+            return
+    raise AssertionError(f"it ended without saying {words}")
+
+
+def is_asked_by_signals(pid):
+    """Whether a process has come so far that signals ask it to stop."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGALRM - 1) & 1
+
+
+def end(daemon):
+    """Ask a daemon to stop, which it does in time."""
+    daemon.terminate()
+    assert daemon.wait(5) == ExitCode.DONE
+
+
+def wait_for_end(server, log):
+    def is_at_end():
+        with server.connect() as connection:
+            if connection.execute("SELECT to_regclass('generations')").fetchone() == (None,):
+                return False
+            found = connection.execute("SELECT byte_offset FROM checkpoints").fetchall()
+        return found == [(log.stat().st_size,)]
+
+    wait_until(is_at_end, seconds=60, what="the end of the log")
+
+
+def test_a_daemon_waits_for_a_database_that_is_not_there_yet(server, command, log):
+    """In words; and once it is there, nothing is missing."""
+    daemon = command.start("run", log, program=IMPATIENT)
+    said(daemon, "the database is away or held up.*trying again")
+    said(daemon, "trying again")
+    server.start()
+    wait_for_end(server, log)
+    end(daemon)
+    assert command.report() == report(lines_of(log))
+
+
+def test_a_daemon_that_waits_for_the_database_stops_when_asked_to(command, log):
+    """It has nothing to commit."""
+    daemon = command.start("run", log)
+    said(daemon, "trying again")
+    end(daemon)
+
+
+@pytest.mark.parametrize("arguments", [["run", "--once"], ["replay"]])
+def test_who_has_an_end_gives_up_in_the_end(command, log, arguments):
+    """So that a job fails, and is seen to."""
+    failed = command(*arguments, log, program=IMPATIENT, exit_code=ExitCode.FAILED)
+    assert "processor: the database is away or held up: connection" in failed.stderr
+    assert "hunter2" not in failed.stderr
+
+
+def test_a_server_that_stops_is_waited_for_and_a_stop_ends_that(server, command, log):
+    """SIGSTOP of all its processes: it takes connections and says nothing, and then goes on."""
+    server.start()
+    daemon = command.start("run", log, "--batch-seconds", 0.05, program=IMPATIENT)
+    wait_for_end(server, log)
+    server.signal(signal.SIGSTOP)
+    try:
+        with log.open("ab") as file:
+            file.write(log_of(beats(6 * 3600, 8 * 3600)))
+        said(daemon, "no answer within 1 s")
+        said(daemon, "trying again")
+        starting = command.start("run", log)
+        wait_until(lambda: is_asked_by_signals(starting.pid), what="its start")
+        end(starting)
+    finally:
+        server.signal(signal.SIGCONT)
+    wait_for_end(server, log)
+    end(daemon)
+    assert command.report() == report(lines_of(log))
+
+
+def memory_bytes(pid):
+    """Return how much memory a process has, and those that it started."""
+    pids = [pid, *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_memory_is_bounded_while_the_database_is_away(server, command, log):
+    """One batch waits to be committed, and the next one to follow it; no more is read."""
+    server.start()
+    daemon = command.start("run", log, "--batch-lines", 2_000, "--workers", 1, program=IMPATIENT)
+    wait_for_end(server, log)
+    server.stop()
+    lines = [f"{line}\n" for line in generate(LogShape(events=50_000, hours=100, seed=52))]
+    before = memory_bytes(daemon.pid)
+    with log.open("a") as file:
+        for _ in range(8):
+            file.writelines(lines)
+    for _ in range(6):
+        said(daemon, "trying again")
+        assert memory_bytes(daemon.pid) < before + (24 << 20)
+    assert log.stat().st_size > 75_000_000
+    end(daemon)
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_commit_that_hangs_is_given_up_and_asked_for(server, monkeypatch, is_written):
+    """By a clock of our own; then the server says what became of it, once it can."""
+    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.5)
+    server.start()
+    with closing(Store(server.connect)) as store, server.connect() as connection:
+        store.migrate()
+        store.adopt(RULES)
+        log = store.open_logs(["/logs/app.log"])["/logs/app.log"]
+        connection.execute(
+            """
+            CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM pg_advisory_xact_lock(1); RETURN NULL;
+            END $$;
+            CREATE CONSTRAINT TRIGGER hangs AFTER UPDATE ON checkpoints
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hang();
+            SELECT pg_advisory_lock(1)"""
+        )
+        committer = Committer(store, Stop(), is_patient=True)
+        committer.begin(*a_commit(log.log_id, 0))
+        hangs = "FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event_type = 'Lock'"
+        asks = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'advisory'"
+        wait_until(lambda: connection.execute(asks).fetchone() > (0,), what="the question")
+        if not is_written:
+            connection.execute(f"SELECT pg_terminate_backend(pid) {hangs}")
+        connection.execute("SELECT pg_advisory_unlock(1)")
+        assert committer.finish()
+        committer.close()
+        assert counted(connection) == (100, 2, 1, 3, 1)
+
+
+def test_a_migration_waits_for_a_lock_for_a_while_and_leaves_nothing_of_a_step(server):
+    """Who comes after it waits for it too, so it is short; then it is tried again."""
+    server.start()
+    with closing(Store(server.connect)) as store, server.connect() as connection:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+            waiting = threading.Thread(target=store.migrate)
+            waiting.start()
+            locks = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            wait_until(lambda: connection.execute(locks).fetchone() == (1,), what="who waits")
+        waiting.join(30)
+        assert not waiting.is_alive()
+        assert store.migrate() == []
