@@ -21,6 +21,7 @@ from processor.shell.options import (
 from processor.shell.replays import keep_snapshots, opened, write_switched
 from processor.shell.settings import RunSettings, run_settings
 from processor.shell.terminal import asked_to_stop, output_to, progress_bar
+from processor.spark.urls import path_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -165,13 +166,16 @@ def run(
         max_line_bytes=max_line_bytes,
     )
     engine: Any = _spark("processor.spark.engine")
-    state = checkpoint or str((checkpoints / "spark").resolve())
+    if checkpoint is None:
+        state = checkpoints / "spark"
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds ids
+        checkpoint = str(state.resolve())
     with asked_to_stop() as stop, opened(database_url, checkpoints) as (store, _):
-        engine.run(master, urls, store, settings, stop, state, files_per_trigger)
+        engine.run(master, urls, store, settings, stop, checkpoint, files_per_trigger)
 
 
 def _settings(urls: list[str], **values: Any) -> RunSettings:
-    return run_settings(logs=[Path(url.removeprefix("file://")) for url in urls], **values)
+    return run_settings(logs=[Path(path_of(url)) for url in urls], **values)
 
 
 def _spark(module: str) -> Any:

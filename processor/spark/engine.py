@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from processor.core.model import Rules
 from processor.edges.generations import Generations
@@ -19,12 +18,12 @@ from processor.shell.replay import Replay, begin, forget, unfinished
 from processor.shell.retry import when_connected
 from processor.shell.settings import RunSettings
 from processor.shell.stop import Stop
-from processor.spark.inputs import LogFile, local_files, name_of, pattern_of, url_of
+from processor.spark.inputs import LogFile, local_files
 from processor.spark.replay import fill
 from processor.spark.session import in_words, spark_session
 from processor.spark.stream import Counting
+from processor.spark.urls import is_local, name_of, pattern_of, url_of
 
-_LOCAL: Final = ("", "file")
 _LOOK_SECONDS: Final = 0.2
 
 _log = logging.getLogger(__name__)
@@ -163,7 +162,7 @@ def _are_local(urls: Sequence[str]) -> bool:
         SettingsError: some are, and some are not.
 
     """
-    local = {urlsplit(url).scheme in _LOCAL for url in urls}
+    local = set(map(is_local, urls))
     if len(local) > 1:
         raise SettingsError("URL: name logs on this machine, or elsewhere, but not both at once")
     return local == {True}

@@ -5,12 +5,10 @@ other. Where Spark cuts files into splits, nobody knows on which byte the first 
 begins, until all lines before it were measured. That is done first, without decoding any.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from pyspark.sql import functions as sql
 
@@ -21,12 +19,12 @@ from processor.edges.store import StoredLog
 from processor.errors import LogError, SettingsError
 from processor.shell.recount import pinned
 from processor.spark.lines import Place
+from processor.spark.urls import name_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _BOM: Final = b"\xef\xbb\xbf"
-_GLOB: Final = re.compile(r"([\\{}\[\]*?])")
 _UNREADABLE: Final = {".zst"}
 """Spark reads these with a native library only, which it does not bring along."""
 
@@ -110,25 +108,6 @@ def _files(
         most = end - one.start_offset if is_last else None
         files.append(LogFile(str(path), str(file.path), one.start_offset, most, file))
     return files
-
-
-def pattern_of(path: str) -> str:
-    """Return what Spark takes for a path on this machine, and for nothing else."""
-    return "file://" + _GLOB.sub(r"\\\1", path)
-
-
-def url_of(path: str) -> str:
-    """Return what Spark takes for a path, a pattern of paths or a URL."""
-    if urlsplit(path).scheme:
-        return path
-    there = Path(path).absolute()
-    return pattern_of(str(there)) if there.exists() else f"file://{there}"
-
-
-def name_of(url: str) -> str:
-    """Return a file by the name that it has in the report: a path, if it is on this machine."""
-    parts = urlsplit(url)
-    return unquote(parts.path) if parts.scheme == "file" else url
 
 
 def measured(text: "DataFrame") -> dict[str, Extent]:

@@ -40,6 +40,7 @@ def spark_session(master: str | None) -> SparkSession:
 
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.umask(0o077)  # what Spark keeps on the disks of this machine holds ids
     logging.getLogger("py4j").setLevel(logging.WARNING)
     try:
         conf = SparkConf()

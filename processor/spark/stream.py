@@ -25,8 +25,8 @@ from processor.edges.store import Store, StoredLog, Stream
 from processor.errors import CheckpointMovedError, LogError
 from processor.spark.accounts import log_commit
 from processor.spark.definitions import COUNTS, counted, summed
-from processor.spark.inputs import name_of
 from processor.spark.lines import Note, Place, decoded, note_of, text_of
+from processor.spark.urls import name_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

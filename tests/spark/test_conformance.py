@@ -25,9 +25,10 @@ from processor.edges.session import ConnectionLostError
 from processor.edges.store import Store
 from processor.errors import CheckpointMovedError
 from processor.shell.generate import LogShape, generate
-from processor.spark.inputs import local_files, pattern_of, url_of
+from processor.spark.inputs import local_files
 from processor.spark.replay import fill
 from processor.spark.stream import Counting
+from processor.spark.urls import pattern_of, url_of
 
 RULES = Rules()
 BOM = b"\xef\xbb\xbf"
@@ -235,6 +236,6 @@ def test_a_micro_batch_that_is_handed_over_twice_counts_once(spark, store, comma
     assert command.report() == expected(lines)
     streamed(spark, store, tmp_path / "in", tmp_path / "state", 1)
     assert command.report() == expected(lines)
-    with pytest.raises(CheckpointMovedError, match="counted it already|handed over"):
+    with pytest.raises(CheckpointMovedError, match=r"counted it already|handed over"):
         streamed(spark, store, tmp_path / "in", tmp_path / "anew", 1)
     assert command.report() == expected(lines)
