@@ -119,10 +119,11 @@ _RULE_NAMES: Final = (
 )
 _READ_RULES: Final = """
 SELECT
-    generation, state, commits, commit_id,
+    generation, state, commits, commit_id, live_from,
     contract_version, attribution_window_us, allowed_lateness_us, timezone, max_line_bytes
 FROM generations WHERE state = 'live' FOR SHARE"""
-_READ_COMMITS: Final = "SELECT state, commits, commit_id FROM generations WHERE generation = %s"
+_READ_COMMITS: Final = """
+SELECT state, commits, commit_id, live_from FROM generations WHERE generation = %s"""
 _LOCK_COMMITS: Final[LiteralString] = f"{_READ_COMMITS} FOR SHARE"
 NEW_GENERATION: Final = """
 INSERT INTO generations (
@@ -160,11 +161,15 @@ class Stream(NamedTuple):
 
 
 class _Last(NamedTuple):
-    """What was committed last on a generation: its state, how many commits, and the id of that."""
+    """What was committed last on a generation: its state, how many commits, and the id of that.
+
+    And since when it was live: it may be replaced, and be live again.
+    """
 
     state: str
     commits: int
     commit_id: UUID
+    live_from: datetime | None = None
 
 
 class Store:
@@ -225,8 +230,8 @@ class Store:
                     break
         if row is None:
             raise StoreError("no report is live in this database; see `processor generations`")
-        self.generation, state, commits, commit_id, version, *rules = row
-        self._last, self._hours = _Last(state, commits, commit_id), {}
+        self.generation, state, commits, commit_id, live_from, version, *rules = row
+        self._last, self._hours = _Last(state, commits, commit_id, live_from), {}
         if version != CONTRACT_VERSION:
             raise SettingsError(
                 f"the report was made by contract version {version}, this processor has "
@@ -364,7 +369,7 @@ class Store:
         return written
 
     def _go_on_from_sent(self) -> None:
-        self._last = _Last(self._last.state, self._last.commits + 1, self._sent)
+        self._last = self._last._replace(commits=self._last.commits + 1, commit_id=self._sent)
 
     def _keep_files(self, cursor: psycopg.Cursor, commit: Commit, files: LogFiles) -> None:
         if rows := [(log_id, *file) for log_id in files for file in files[log_id].changed]:
@@ -401,7 +406,8 @@ class Store:
         """Return why nothing can be written, having undone what was."""
         connection.rollback()
         row = connection.execute(_READ_COMMITS, (self.generation,)).fetchone()
-        if row is None or row[0] != self._last.state:
+        is_again = row and row[0] == "live" == self._last.state and row[3] > self._last.live_from
+        if row is None or row[0] != self._last.state or is_again:
             if self._last.state == "live":
                 return ReplacedError("another generation of the report is live")
             return CheckpointMovedError(

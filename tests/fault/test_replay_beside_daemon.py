@@ -18,6 +18,7 @@ from processor.core.model import Rules
 from processor.edges.generations import HELD_MILLISECONDS, Generations
 from processor.edges.session import ConnectionLostError
 from processor.edges.store import Store
+from processor.shell.generate import LogShape, generate
 
 SWITCHES = 10
 LINES_PER_SECOND = 5_000
@@ -155,6 +156,26 @@ def test_a_daemon_goes_on_by_the_rules_of_a_replay(command, tmp_path):
     assert "another generation of the report is live; going on with it" in err
     assert command.report() == report(lines_of(log), lateness=UNLIMITED)
     assert "replay" in command("run", "--once", log, exit_code=2).stderr
+
+
+def test_a_daemon_goes_on_when_what_it_wrote_to_is_live_again(command, make_log):
+    """Replaced and switched back to while it had nothing to do, with one more log folded in."""
+    log, other = make_log("app.log", events=300), make_log("other.log", events=300, seed=1)
+    daemon = command.start("run", log, "--batch-seconds", 0.05)
+    wait_until(lambda: has_committed(command, daemon.pid), what="the first commit")
+    command("replay", log, other)
+    command("generations", "switch", 1)
+    with log.open("a") as file:
+        file.writelines(f"{line}\n" for line in generate(LogShape(events=100, seed=2, hours=9)))
+
+    def lag():
+        return {one["path"]: one["lag_bytes"] for one in command.status()}[str(log)]
+
+    wait_until(lambda: daemon.poll() is not None or lag() == 0, what="the end of the log")
+    daemon.terminate()
+    _, err = daemon.communicate(timeout=5)
+    assert daemon.returncode == 0, err
+    assert command.report() == report(lines_of(log), lines_of(other))
 
 
 def test_the_server_ends_what_holds_the_live_generation_for_too_long(connect):

@@ -125,6 +125,7 @@ def test_commits_add_up(store, log, connect):
     """A second batch adds to the rows of the first."""
     store.commit(a_commit(log.log_id), {})
     store.commit(a_commit(log.log_id, 100, 250), {})
+    store.check()  # is content: nobody else has committed
     found = everything(connect)
     assert [row[2:7] for row in found["hourly_report"]] == [(4, 2, 2, 2, 2), (10, 0, 0, 0, 0)]
     assert found["checkpoints"][0][2:4] == (250, 10)
