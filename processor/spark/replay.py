@@ -95,10 +95,12 @@ def _counted(
     judged = _judge(lines, rules)
     events = _let_pass(spark, lines.where("note IS NULL"), judged.refused)
     table, applied = _report(events, rules)
-    stored = store.open_logs({file.file.log for file in files})
+    of_log = defaultdict(list)
+    for file in files:
+        of_log[file.file.log].append(file)
+    stored = store.open_logs(of_log)
     logs, known = [], {}
-    for path in sorted({file.file.log for file in files}):
-        parts = [file for file in files if file.file.log == path]
+    for path, parts in of_log.items():
         chunks = sorted(notes[path], key=itemgetter(0))
         end = chunks[-1][1] if chunks else 0
         _check(parts, chunks, end)
@@ -174,8 +176,8 @@ def _check(parts: Sequence[PlacedFile], chunks: Sequence[tuple[int, int, Note]],
     """
     read = sum(until - start for start, until, _ in chunks) + sum(p.mark_bytes for p in parts)
     last = parts[-1]
-    has_half_line = last.is_cut and last.file.start is None
-    if chunks and (read != end or not (end == last.end or has_half_line)):
+    has_half_line = last.is_cut and last.file.start is None and end >= last.start
+    if (chunks and read != end) or not (end == last.end or has_half_line):
         raise LedgerError(
             f"{last.file.log}: {last.end} bytes of lines were measured, {read} were read, up to "
             f"byte {end}; nothing of it was committed. Was it changed meanwhile?"
