@@ -11,7 +11,7 @@ from processor.edges.generations import Generations
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
 from processor.edges.view import ALL_HOURS, Changes
-from processor.errors import ProcessorError, SettingsError
+from processor.errors import ProcessorError, ReplacedError, SettingsError
 from processor.shell.daemon import Progress
 from processor.shell.recount import Logs, named_logs
 from processor.shell.replay import Replay, begin, forget, unfinished
@@ -146,6 +146,11 @@ def run(
                     pass
                 query.stop()
         except ProcessorError as error:
+            if isinstance(counting.error, ReplacedError):
+                raise ProcessorError(
+                    "another generation of the report is live, and what Spark keeps belongs to the "
+                    "one before. Go on with another --checkpoint, on files that it does not have"
+                ) from error
             raise counting.error or error from error
 
     when_connected(count, stop, is_patient=True)

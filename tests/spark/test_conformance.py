@@ -20,11 +20,16 @@ from test_fold_properties import KINDS, written
 from test_hostile_lines import HOSTILE
 
 from processor.core.model import Rules
+from processor.edges.generations import Generations
 from processor.edges.reader import Reader
 from processor.edges.session import ConnectionLostError
+from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
-from processor.errors import CheckpointMovedError
+from processor.errors import CheckpointMovedError, SettingsError
 from processor.shell.generate import LogShape, generate
+from processor.shell.settings import RunSettings
+from processor.shell.stop import Stop
+from processor.spark.engine import replayed
 from processor.spark.inputs import local_files
 from processor.spark.replay import fill
 from processor.spark.stream import Counting
@@ -239,3 +244,32 @@ def test_a_micro_batch_that_is_handed_over_twice_counts_once(spark, store, comma
     with pytest.raises(CheckpointMovedError, match=r"counted it already|handed over"):
         streamed(spark, store, tmp_path / "in", tmp_path / "anew", 1)
     assert command.report() == expected(lines)
+
+
+def test_files_elsewhere_are_logs_of_their_own_and_become_live_in_one_step(
+    spark, store, command, connect, tmp_path
+):
+    """Known by their URL. What the report had of others is forgotten only when asked for."""
+    lines = generated(events=400, hours=3, seed=12, duplicates=0.1)
+    in_files(tmp_path / "in", lines, 2)
+    mounts = "fs.viewfs.mounttable.elsewhere.link."
+    spark._jsc.hadoopConfiguration().set(f"{mounts}/logs", f"file://{tmp_path}/in")  # noqa: SLF001
+    other = write(tmp_path / "other.log", log_of([page_load(0)]))
+    command("run", "--once", other)
+    settings = RunSettings(logs=[other])
+    given = None, ["viewfs://elsewhere/logs/*.log"], store
+    rest = settings, Stop(), lambda *_: None, SnapshotFiles(tmp_path / "snapshots")
+    with closing(Generations(connect)) as generations:
+        with (
+            pytest.raises(SettingsError, match=r"also counts .*other\.log"),
+            replayed(*given, generations, *rest, only_these=False),
+        ):
+            pass
+        assert command.report() == expected([page_load(0)])
+        with replayed(*given, generations, *rest, only_these=True) as changes:
+            assert changes.totals().after.page_loads == sum(
+                row[0] for row in expected(lines).values()
+            )
+    assert command.report() == expected(lines)
+    paths = [log["path"] for log in command.status()]
+    assert paths == [f"viewfs://elsewhere/logs/00{number}.log" for number in range(2)]
