@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-spark torture coverage check format bench schema examples constraints clean
+.PHONY: help demo test test-spark torture sabotage coverage check format bench schema examples pictures constraints clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,8 +28,11 @@ test-spark: .venv/installed  ## Install Spark (450 MB; needs Java 17), and run i
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev,spark]'
 	PROCESSOR_TEST_SPARK=1 $(BIN)/pytest -n 2 tests/spark
 
-torture: .venv/installed  ## Run the tests that take long
-	$(BIN)/pytest -m torture
+torture: .venv/installed  ## Put faults in by the thousand (TORTURE_MINUTES=90 at most)
+	$(BIN)/python tests/torture.py
+
+sabotage: .venv/installed  ## Take out one safeguard at a time, and see that tests fail
+	$(BIN)/python tests/sabotage.py
 
 coverage: .venv/installed  ## Show that every branch of the core and of the commit is tested
 	$(BIN)/pytest tests/unit tests/property tests/integration/test_store.py \
@@ -54,6 +57,9 @@ schema: .venv/installed  ## Write the event contract as JSON Schema
 
 examples: .venv/installed  ## Make the example reports
 	$(BIN)/python examples/make.py
+
+pictures: .venv/installed  ## Make the pictures of the page, with the Chromium of the system
+	$(BIN)/python examples/pictures.py
 
 constraints: .venv/installed  ## Write down the versions that are installed
 	$(BIN)/pip freeze --exclude-editable | sort -f > constraints.txt

@@ -45,6 +45,10 @@ class EmbeddedError(ProcessorError):
     """The embedded database cannot be started or stopped."""
 
 
+class ListenerError(ProcessorError):
+    """Nobody answers where a processor should listen."""
+
+
 class CheckpointMovedError(ProcessorError):
     """A checkpoint is not where it was left: another processor owns the log."""
 

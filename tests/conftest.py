@@ -1,5 +1,6 @@
 """What tests stand on: a real PostgreSQL, a fresh database for each test, and the command."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -32,9 +33,9 @@ def server(tmp_path_factory):
         yield make_conninfo(host=str(checkpoints / "postgres"), user="processor", dbname="postgres")
 
 
-@pytest.fixture
-def database_url(server):
-    """A connection string of a new and empty database."""
+@contextlib.contextmanager
+def new_database(server):
+    """Make a new and empty database, and yield its connection string."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
@@ -44,9 +45,30 @@ def database_url(server):
 
 
 @pytest.fixture
+def database_url(server):
+    """A connection string of a new and empty database."""
+    with new_database(server) as url:
+        yield url
+
+
+@pytest.fixture
 def connect(database_url):
     """What connects to the database of the test, as the package does."""
     return lambda: Connection.open(**conninfo_to_dict(database_url))
+
+
+HOSTILE_NAME = "<img src=x onerror=window.hit=1><script>window.hit=1;<b>&amp;\"'.log"
+"""Of a log. It is the one value of the report that somebody else may choose."""
+
+
+@pytest.fixture(scope="session")
+def folded_url(server, tmp_path_factory):
+    """A connection string of a database that holds a report of 30 hours; it is only read."""
+    log = tmp_path_factory.mktemp("folded") / HOSTILE_NAME
+    log.write_text("".join(f"{line}\n" for line in generate(LogShape(3_000, hours=30, seed=3))))
+    with new_database(server) as url:
+        Command(url, log.parent)("run", "--once", log)
+        yield url
 
 
 def forget_all(connect):
@@ -103,6 +125,12 @@ class Command:
         outcomes = ("applied", "duplicates", "ignored", "dead_letters")
         assert log["lines"] == sum(log[outcome] for outcome in outcomes)
         return log
+
+
+def logged(stderr, level):
+    """Return what the command said of itself at a level; all it says is JSON lines."""
+    entries = map(json.loads, stderr.splitlines())
+    return [entry["event"] for entry in entries if entry["level"] == level]
 
 
 @pytest.fixture

@@ -234,13 +234,22 @@ class Fold:
             log.drop_before(self._rules.oldest_needed(min(known)))
 
 
-def first_instant(decoded: Decoded) -> int | None:
+def first_instant(instants: Sequence[int]) -> int | None:
     """Return the earliest instant of a log's first run; None while the run is not complete.
 
     Before that, the next line may be earlier still.
     """
-    run = decoded.instants[:RUN_LINES]
-    return min(run) if len(run) == RUN_LINES else None
+    return min(instants[:RUN_LINES]) if len(instants) >= RUN_LINES else None
+
+
+def next_instant(instants: Sequence[int], at: int, allowed_lateness: int) -> int:
+    """Return where a log whose watermark is `at` goes on, given the lines that come next.
+
+    So few lines that are far ahead may all be wild: then it is where it was.
+    """
+    first = min(instants, default=at)
+    may_be_wild = first > at + allowed_lateness and len(instants) < RUN_LINES
+    return at if may_be_wild else max(at, first)
 
 
 class _Places:

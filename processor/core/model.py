@@ -26,6 +26,13 @@ class Rules:
         open_from = event_time - self.allowed_lateness_us
         return min(open_from - self.attribution_window_us, open_from // HOUR_US * HOUR_US)
 
+    def settled_before(self, event_time: int) -> int:
+        """Return up to which instant no line that is not late at `event_time` changes a count.
+
+        It may bring a click, and that the attribution window later than the page load it clicks.
+        """
+        return event_time - self.allowed_lateness_us - self.attribution_window_us
+
 
 class Chunk(NamedTuple):
     """Complete lines that follow each other in a log, as bytes, each with its newline.

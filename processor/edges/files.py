@@ -34,8 +34,8 @@ _DECOMPRESS: Final[dict[str, Callable[[IO[bytes]], Any]]] = {".gz": gzip.open, "
 _ROTATED: Final = re.compile(r"([.-])(\d[\d._T:-]*?)(\.gz|\.zst)?", re.ASCII)
 _MOST_INDEX_DIGITS: Final = 4
 _LEAST_DATE_DIGITS: Final = 6
-_LISTINGS: Final = 5
 _TRIES: Final = 100
+_DEAD_LINKS: Final = (errno.EACCES, errno.ELOOP, errno.ENOTDIR)
 
 T = TypeVar("T")
 _Age = tuple[int, int, str]
@@ -189,16 +189,27 @@ def files_of(path: Path) -> list[FoundFile]:
     """Return the files of the log at `path` that are there, oldest first.
 
     Raises:
+        FileMovedError: they are being renamed: some may be missing, look again.
         LogError: what is at `path` is no file, or out of reach.
 
     """
     files = _listed(path)
-    for _ in range(_LISTINGS):  # rotation renames one after the other, maybe just now
-        again = _listed(path)
-        if [file[:3] for file in again] == [file[:3] for file in files]:
-            break
-        files = again
-    return files
+    again = _listed(path)
+    if [file[:3] for file in again] != [file[:3] for file in files]:
+        raise FileMovedError
+    return again
+
+
+def check_unmoved(path: Path, found: list[FoundFile]) -> None:
+    """Look again where a file was missed: it may have been copied after the files were listed.
+
+    Raises:
+        FileMovedError: that may be so.
+        LogError: as for `files_of`.
+
+    """
+    if [file[:3] for file in files_of(path)] != [file[:3] for file in found]:
+        raise FileMovedError
 
 
 def with_files(path: Path, act: Callable[[list[FoundFile]], T]) -> T:
@@ -221,7 +232,7 @@ def size_of(path: Path) -> int | None:
         LogError: what is at `path` is no file, or out of reach.
 
     """
-    files = files_of(path)
+    files = with_files(path, list)
     return sum(file.size_bytes for file in files) if files else None
 
 
@@ -237,7 +248,7 @@ def find(path: Path, *, is_log: bool = True) -> FoundFile | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if is_log:
+        if is_log or error.errno not in _DEAD_LINKS:
             raise _unreadable(path, error) from error
         return None
     if not stat.S_ISREG(status.st_mode):

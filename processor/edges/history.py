@@ -7,7 +7,14 @@ from typing import Final
 
 from processor.core.framing import BLOCK_BYTES
 from processor.core.model import Chunk
-from processor.edges.files import FoundFile, ReadableFile, find, open_file, with_files
+from processor.edges.files import (
+    FoundFile,
+    ReadableFile,
+    check_unmoved,
+    find,
+    open_file,
+    with_files,
+)
 from processor.edges.identity import KnownFile, ends_of, identify, know
 from processor.errors import GoneError
 
@@ -63,7 +70,11 @@ class History:
 
         def open_same(found: list[FoundFile]) -> ReadableFile | None:
             same = identify(found, self.known)
-            return next((open_file(f) for f in same if same[f] is self.known[index]), None)
+            file = next((file for file in same if same[file] is self.known[index]), None)
+            if file is None:
+                check_unmoved(self.path, found)
+                return None
+            return open_file(file)
 
         return with_files(self.path, open_same) if self.known else None
 

@@ -14,12 +14,11 @@ from typing import Final, NamedTuple
 from processor.edges.files import (
     DamagedError,
     FoundFile,
+    NotNowError,
     PlainFile,
     ReadableFile,
-    TooManyFilesError,
     open_file,
 )
-from processor.errors import LogError
 
 HEAD_BYTES: Final = 4096
 """So much of a file's start, and of what was read of it last, makes up its fingerprint."""
@@ -113,25 +112,32 @@ def identify(found: Sequence[FoundFile], known: Sequence[KnownFile]) -> dict[Fou
 
     Raises:
         FileMovedError: a file was renamed meanwhile: look again.
+        NotNowError: a file cannot be opened for now that may be one of those that are known.
         LogError: a file cannot be read, so that it is not known which it is.
 
     """
     left = list(known)
     same: dict[FoundFile, KnownFile] = {}
+    closed: NotNowError | None = None
     for by_inode in (True, False):
         for file in found:
             if file in same:
                 continue
             for candidate in left:
                 may_differ = by_inode or candidate is known[-1]
-                if (
-                    (file.id == candidate.id or not by_inode)
-                    and _holds(file, candidate, by_inode=by_inode, or_more=may_differ)
-                    and (candidate is not known[-1] or not _is_copy_of_newest(file, found[-1]))
-                ):
-                    same[file] = candidate
-                    left.remove(candidate)
-                    break
+                try:
+                    if (
+                        (file.id == candidate.id or not by_inode)
+                        and _holds(file, candidate, by_inode=by_inode, or_more=may_differ)
+                        and (candidate is not known[-1] or not _is_copy_of_newest(file, found[-1]))
+                    ):
+                        same[file] = candidate
+                        left.remove(candidate)
+                        break
+                except NotNowError as error:
+                    closed = error
+    if closed and left:
+        raise closed
     return same
 
 
@@ -146,25 +152,28 @@ def _holds(found: FoundFile, known: KnownFile, *, by_inode: bool, or_more: bool)
     """Whether a file has what was read of a known one; `or_more` of it, or just that."""
     if not (by_inode or known.read_bytes):
         return False
-    try:
-        file = open_file(found)
-    except TooManyFilesError:
-        raise
-    except LogError:
-        return False  # it could be opened when it became known
+    with closing(open_file(found)) as file:
+        is_short = known.read_bytes < HEAD_BYTES  # others may begin like it
+        more = 1 if is_short and not or_more else 0
+        return still_holds(file, known, more, to_the_end=not (by_inode and file.is_compressed))
+
+
+def still_holds(
+    file: ReadableFile, known: KnownFile, more: int = 0, *, to_the_end: bool = True
+) -> bool:
+    """Whether an open file has what was read of a known one, and no more if that would show.
+
+    To get `to_the_end` of a compressed file takes long.
+    """
     try:
         if _digest(file.read_at(0, min(HEAD_BYTES, known.read_bytes))) != known.head:
             return False
-        if by_inode and file.is_compressed:
-            return True  # nobody writes to it, and to get to its end takes long
-        is_short = known.read_bytes < HEAD_BYTES  # others may begin like it
-        more = 1 if is_short and not or_more else 0
+        if not to_the_end:
+            return True
         tail = file.read_at(known.read_bytes - known.tail_bytes, known.tail_bytes + more)
         return _digest(tail) == known.tail
     except DamagedError:
         return False
-    finally:
-        file.close()
 
 
 def _digest(data: bytes) -> str:

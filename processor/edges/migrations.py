@@ -141,7 +141,10 @@ def must_be_usable(connection: psycopg.Connection) -> None:
             "which would lose what was counted: ALTER TABLE ... SET LOGGED"
         )
     if forbidden:
-        raise StoreError(f"rights are missing: {'; '.join(forbidden)}. Grant them to this user")
+        raise StoreError(
+            f"rights are missing: {'; '.join(forbidden)}. Grant them to this user, as the role "
+            "processor_writer of schema/roles.sql has them"
+        )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Each call reads one consistent state, whatever is committed meanwhile.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -16,6 +16,13 @@ from processor.edges.identity import KnownFile
 from processor.edges.session import Connect
 from processor.edges.store import READ_FILES, files_by_log
 from processor.errors import StoreError
+
+NO_REPORT: Final = (
+    "there is no report in this database yet, or none that this user may see; make one with "
+    "`processor run LOG...`"
+)
+
+_TIMEOUT: Final = "SELECT set_config('statement_timeout', %s, true)"
 
 _REPORT: Final = """
 SELECT customer_id, to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
@@ -93,18 +100,35 @@ class DeadLetterGroup(NamedTuple):
 
 
 class Reader:
-    """The reading side of the database."""
+    """The reading side of the database.
 
-    def __init__(self, connect: Connect) -> None:
+    A statement may take `statement_seconds`, or as long as the server says.
+    """
+
+    def __init__(self, connect: Connect, statement_seconds: int | None = None) -> None:
         self._connect = connect
+        self._statement_seconds = statement_seconds
+
+    def ping(self) -> None:
+        """Have the database answer.
+
+        Raises:
+            StoreError: it does not.
+
+        """
+        with _in_words(), self._connect() as connection:
+            connection.execute("SELECT 1")
 
     def report(
         self,
         customers: Sequence[int] = (),
         start: datetime | None = None,
         end: datetime | None = None,
-    ) -> Iterator[ReportRow]:
-        """Yield the rows of the hours from `start` to before `end`, by hour and customer."""
+    ) -> Generator[ReportRow, None, None]:
+        """Yield the rows of the hours from `start` to before `end`, by hour and customer.
+
+        Who stops half-way closes it, so that the connection is let go.
+        """
         chosen = {"customers": list(customers) or None, "start": start, "end": end}
         for row in self._stream(_REPORT, chosen):
             yield ReportRow(*row)
@@ -145,6 +169,8 @@ class Reader:
             connection.transaction(),
             connection.cursor("rows", row_factory=namedtuple_row) as cursor,
         ):
+            if self._statement_seconds is not None:
+                connection.execute(_TIMEOUT, (f"{self._statement_seconds}s",))
             cursor.execute(query, values)
             yield from cursor
 
@@ -154,9 +180,7 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.UndefinedTable as error:
-        raise StoreError(
-            "there is no report in this database yet; make one with `processor run LOG...`"
-        ) from error
+        raise StoreError(NO_REPORT) from error
     except psycopg.Error as error:
         message = str(error).partition("\n")[0]
         raise StoreError(f"the database cannot be read: {message}") from error

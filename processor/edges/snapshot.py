@@ -46,14 +46,15 @@ class SnapshotFiles(NamedTuple):
 
     def keep_only(self, generations: Collection[int]) -> None:
         """Remove the snapshots of generations that are no more: they hold ids of users."""
-        if self.base.exists() and not self.of(1).exists():  # a version without generations wrote it
-            with suppress(OSError):
-                self.base.rename(self.of(1))
+        with suppress(OSError):
+            if self.base.exists() and not self.of(1).exists():
+                self.base.rename(self.of(1))  # a version without generations wrote it
         kept = [self.of(generation).name for generation in generations]
-        for path in self.base.parent.glob(f"{self.base.name}*"):
-            if not any(path.name == name or path.name.startswith(f"{name}.") for name in kept):
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be listed now is listed the next time
+            for path in self.base.parent.glob(f"{self.base.name}*"):
+                if not any(path.name == name or path.name.startswith(f"{name}.") for name in kept):
+                    with suppress(OSError):  # one that stays must not keep the others
+                        path.unlink(missing_ok=True)
 
 
 class LogTrace(NamedTuple):
@@ -87,7 +88,8 @@ def write(path: Path, head: Head, pieces: Iterable[Piece]) -> int:
     folder = path.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left_over in folder.glob(f"{path.name}.*.tmp"):
-        left_over.unlink(missing_ok=True)
+        with suppress(OSError):
+            left_over.unlink(missing_ok=True)
     fd, name = tempfile.mkstemp(".tmp", f"{path.name}.", folder)  # of mode 0600
     try:
         with os.fdopen(fd, "wb", buffering=_BLOCK_BYTES) as file:

@@ -11,7 +11,7 @@ without a newline, is a line: none will follow it. At the end of the newest file
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,11 +20,11 @@ from processor.core.framing import BLOCK_BYTES, Framer
 from processor.core.model import Chunk
 from processor.edges.files import (
     STDIN,
-    FileMovedError,
     FoundFile,
     NotNowError,
     PlainFile,
     ReadableFile,
+    check_unmoved,
     find,
     is_compressed,
     open_file,
@@ -40,6 +40,7 @@ from processor.edges.identity import (
     identify,
     is_copy,
     know,
+    still_holds,
 )
 from processor.errors import GoneError, LogError
 
@@ -55,14 +56,23 @@ class _CutOffError(Exception):
 class _Part:
     """The file of a log that is being read: in the log it begins at `start`.
 
-    `length` is its own, once it was left before; None while it may grow.
+    `length` is its own, once it was left before; None while it may grow. `before` is as what it was
+    known before, which goes further than it is read by now when it is read again.
     """
 
-    def __init__(self, file: ReadableFile, start: int, offset: int, length: int | None) -> None:
+    def __init__(
+        self,
+        file: ReadableFile,
+        start: int,
+        offset: int,
+        length: int | None,
+        before: KnownFile | None = None,
+    ) -> None:
         self.file = file
         self.start = start
         self.length = length
         self.is_lost = False
+        self._before = before
         self._head, self._tail = ends_of(file, offset - start)
         self._passed = offset
         self._block, self._block_at = b"", offset
@@ -86,7 +96,8 @@ class _Part:
         self.pass_to(offset)
         before = len(self._tail)
         data = self.file.read_at(offset - self.start - before, before + most)
-        if data[:before] != self._tail:
+        # Looked at again, since it may have been truncated and written to while it was read.
+        if data[:before] != self._tail or not self.is_whole():
             raise _CutOffError
         self.take(data[before:])
         return self._block
@@ -104,19 +115,35 @@ class _Part:
         self._passed = offset
 
     def known(self) -> KnownFile:
-        """Return how it is known again, by what was read for good."""
+        """Return how it is known again, by what was read for good, now or before."""
+        if self._before and self._passed <= self._before.end_offset:
+            return self._before.now_at(self.file.found)
         read_bytes = self._passed - self.start
         return know(self.file.found, self.start, read_bytes, self._head, self._tail)
 
     def is_whole(self) -> bool:
         """Whether what was read of it is still in it."""
         place = self._passed - self.start
-        return self.file.read_at(place - len(self._tail), len(self._tail)) == self._tail
+        tail = self.file.read_at(place - len(self._tail), len(self._tail))
+        return tail == self._tail and self._is_as_before()
+
+    def _is_as_before(self) -> bool:
+        """Whether what was read of it before, and is read again, is still in it.
+
+        Nobody writes to a compressed one, and to look back in it is to decompress it again.
+        """
+        before = self._before
+        if before is None or self._passed > before.end_offset or self.file.is_compressed:
+            return True
+        return still_holds(self.file, before)
 
     def go_on_in(self, copy: ReadableFile) -> None:
         """Read on in a copy of it."""
         self.file.close()
         self.file = copy
+        if self._before and self._passed <= self._before.end_offset:
+            # It may have been truncated before its ends were read.
+            self._head, self._tail = ends_of(copy, self._passed - self.start)
 
 
 class _Waiting:
@@ -189,7 +216,7 @@ class LogReader:
             try:
                 chunk, has_more = self._read_on(end)
             except _CutOffError:
-                if self._part and self._part.length is not None:
+                if self._part and (self._part.length is not None or self._part.file.is_compressed):
                     raise gone(self.path, self._framer.offset) from None
                 has_more = self._relisted()
             if not has_more:
@@ -304,10 +331,15 @@ class LogReader:
         """Look whether all is there that was read before and is to be read again."""
         offset = self._framer.offset
         needed = [k for k in self._left[self._at :] if offset < k.end_offset]
-        there = with_files(self.path, lambda found: identify(found, self._left)) if needed else {}
-        for file in needed:
-            if file not in there.values():
-                raise gone(self.path, max(offset, file.start_offset))
+
+        def missing(found: list[FoundFile]) -> list[KnownFile]:
+            there = identify(found, self._left).values()
+            if missed := [file for file in needed if file not in there]:
+                check_unmoved(self.path, found)
+            return missed
+
+        for file in with_files(self.path, missing) if needed else ():
+            raise gone(self.path, max(offset, file.start_offset))
 
     def _open_left(self) -> bool:
         """Open the file that comes next of those that were read before, if there is one."""
@@ -322,7 +354,7 @@ class LogReader:
         if file:
             length = None if is_newest else known.read_bytes
             try:
-                self._part = _Part(file, known.start_offset, offset, length)
+                self._part = _Part(file, known.start_offset, offset, length, known)
             except BaseException:
                 file.close()
                 raise
@@ -396,6 +428,8 @@ class LogReader:
             same = {file: part.known() for file in found if file.id == part.file.id}
         known = self._left if same else self._known()
         same |= identify([file for file in found if file not in same], known)
+        if part and part.may_grow and part.start not in {k.start_offset for k in same.values()}:
+            check_unmoved(self.path, found)
         self._follow({known.start_offset: file for file, known in same.items()}, len(found))
         self._wait_for(found, same)
 
@@ -462,21 +496,12 @@ class LogReader:
             and file not in same
             and (file.size_bytes or file.path == self.path)
         ]
-        waiting: list[_Waiting] = []
+        opened: list[_Waiting] = []
         try:
-            for file in new[:_OPEN_AT_ONCE]:
-                waiting.append(at_hand.get(file.id) or _Waiting(file, time.monotonic()))
-                waiting[-1].file.found = file
-        except (FileMovedError, LogError) as error:
-            if not (waiting and isinstance(error, NotNowError)):
-                _close(other for other in waiting if other not in self._waiting)
-                raise  # else the others can wait
-        opened = list(waiting)
-        newest = waiting[-1] if waiting else None
-        if newest and newest.file.found.path == self.path:
-            # A file that holds the same is a copy, or becomes one: this one will be truncated.
-            waiting = [w for w in waiting if w is newest or not is_copy(w.file, newest.file)]
-        waiting = [w for w in waiting if not w.file.is_compressed or w.file.read_at(0, 1)]
+            waiting = self._opened(new, at_hand, opened)
+        except BaseException:
+            _close(other for other in opened if other not in self._waiting)
+            raise
         ids = {file.id for file in found}
         place = 0
         for other in self._waiting:  # one that is gone stays behind the one that it was behind
@@ -487,6 +512,27 @@ class LogReader:
                 place += 1
         _close(other for other in {*self._waiting, *opened} if other not in waiting)
         self._waiting = waiting
+
+    def _opened(
+        self,
+        new: Sequence[FoundFile],
+        at_hand: Mapping[tuple[int, int], _Waiting],
+        opened: list[_Waiting],
+    ) -> list[_Waiting]:
+        """Open files that are new; return those of them that are to be read."""
+        try:
+            for file in new[:_OPEN_AT_ONCE]:
+                opened.append(at_hand.get(file.id) or _Waiting(file, time.monotonic()))
+                opened[-1].file.found = file
+        except NotNowError:
+            if not opened:
+                raise  # else the others can wait
+        waiting = list(opened)
+        newest = waiting[-1] if waiting else None
+        if newest and newest.file.found.path == self.path:
+            # A file that holds the same is a copy, or becomes one: this one will be truncated.
+            waiting = [w for w in waiting if w is newest or not is_copy(w.file, newest.file)]
+        return [w for w in waiting if not w.file.is_compressed or w.file.read_at(0, 1)]
 
 
 def _close(files: Iterable[_Waiting]) -> None:

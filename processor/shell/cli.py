@@ -2,17 +2,28 @@
 
 import sys
 import time
+from contextlib import closing
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from processor.edges.database import snapshots_at
-from processor.errors import ExitCode, ProcessorError, SettingsError
-from processor.shell import daemon, replays
+from processor.edges.database import database, snapshots_at
+from processor.edges.listener import Address
+from processor.edges.overview import Choice
+from processor.edges.reader import Reader
+from processor.edges.store import Store
+from processor.errors import SettingsError
+from processor.shell import daemon, operations, replays, reports
 from processor.shell import generate as generator
 from processor.shell import report as rendering
+from processor.shell.health import Health
+from processor.shell.hours import Zone
+from processor.shell.listening import listening, routes_of
+from processor.shell.logs import LogLevel, end_with, log_to_stderr
+from processor.shell.metrics import Metrics
 from processor.shell.options import (
     CHECKPOINTS,
     CORES,
@@ -22,14 +33,19 @@ from processor.shell.options import (
     BatchSeconds,
     Checkpoints,
     DatabaseUrl,
+    Listen,
     Logs,
     MaxLineBytes,
+    ReadyLag,
     Timezone,
     Workers,
     defaults,
 )
-from processor.shell.report import Format, TableOrJson
-from processor.shell.settings import Beginning, run_settings
+from processor.shell.pages import Pages
+from processor.shell.pulse import Pulse
+from processor.shell.report import Format, ReportFormat, TableOrJson
+from processor.shell.settings import Beginning, duration, run_settings
+from processor.shell.stop import Stop
 from processor.shell.terminal import (
     asked_to_stop,
     exit_on_sigterm,
@@ -37,6 +53,7 @@ from processor.shell.terminal import (
     output_to,
     progress_bar,
 )
+from processor.shell.watching import watch_status
 from processor.shell.wiring import instant_of, open_reader, open_store, with_stdin
 from processor.spark.commands import app as spark_app
 
@@ -49,7 +66,14 @@ app = typer.Typer(
     "**3** another processor owns the log, **4** `verify` found rows that differ.",
 )
 app.add_typer(replays.app)
+app.add_typer(operations.app)
 app.add_typer(spark_app, name="spark")
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"processor {version('processor')}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -63,6 +87,20 @@ def processor(
             "or the command line says goes first.",
         ),
     ] = None,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(
+            envvar="PROCESSOR_LOG_LEVEL",
+            help="What to say on standard error: this and what is more urgent. As JSON lines where "
+            "that is no terminal.",
+        ),
+    ] = LogLevel.INFO,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Show the version, and exit."
+        ),
+    ] = False,
 ) -> None:
     """Turn the event logs of referral pages into an exact hourly report in Postgres.
 
@@ -73,6 +111,7 @@ def processor(
     Try it: `processor generate --events 10000 --output app.log`, `processor run --once app.log`,
     `processor report`.
     """
+    log_to_stderr(log_level)
     if config is not None:
         context.default_map = defaults(config, context)
 
@@ -111,6 +150,8 @@ def run(
     allowed_lateness: AllowedLateness = "10m",
     timezone: Timezone = "UTC",
     max_line_bytes: MaxLineBytes = 1 << 20,
+    listen: Listen = None,
+    ready_lag: ReadyLag = "1m",
 ) -> None:
     """Fold logs into the report: what is there (`--once`), or line by line for ever.
 
@@ -132,19 +173,33 @@ def run(
         timezone=timezone,
         max_line_bytes=max_line_bytes,
     )
+    address = Address.parse(listen) if listen else None
+    ready_after = duration("--ready-lag", ready_lag)
+    metrics = Metrics()
+    pulse = Pulse(lambda: metrics.has_begun)
     with (
-        asked_to_stop() as stop,
-        open_store(database_url, checkpoints) as store,
-        progress_bar(has_end=once) as tell,
+        asked_to_stop(stop=Stop(on_look=pulse.beat, look_seconds=pulse.beat_seconds)) as stop,
+        database(database_url, checkpoints) as connect,
+        closing(Store(connect)) as store,
+        closing(Pages(connect)) as pages,
     ):
-        daemon.run(store, settings, stop, tell, snapshots_at(database_url, checkpoints))
+        health = Health(metrics, pulse, Reader(connect).ping, ready_after)
+        routes = {**pages.routes, **routes_of(metrics, health)}
+        with listening(address, routes), progress_bar(has_end=once) as tell:
+            snapshots = snapshots_at(database_url, checkpoints)
+            daemon.run(store, settings, stop, tell, snapshots, metrics)
 
 
 @app.command()
 def report(
     format_: Annotated[
-        Format, typer.Option("--format", envvar="PROCESSOR_REPORT_FORMAT", help="How to write it.")
-    ] = Format.TABLE,
+        ReportFormat,
+        typer.Option(
+            "--format",
+            envvar="PROCESSOR_REPORT_FORMAT",
+            help="How to write it. `html` is a page with charts that needs nothing beside it.",
+        ),
+    ] = ReportFormat.TABLE,
     customer: Annotated[
         list[int] | None,
         typer.Option(
@@ -162,6 +217,22 @@ def report(
     to: Annotated[
         str | None, typer.Option(envvar="PROCESSOR_REPORT_TO", help="Only hours before this.")
     ] = None,
+    timezone: Annotated[
+        str,
+        typer.Option(
+            envvar="PROCESSOR_REPORT_TIMEZONE",
+            help="Show hours of this zone, which must be whole hours from UTC; `--from` and `--to` "
+            "are its times too.",
+        ),
+    ] = "UTC",
+    daily: Annotated[
+        bool,
+        typer.Option(
+            "--daily",
+            envvar="PROCESSOR_REPORT_DAILY",
+            help="Add up days of the zone. But not users: those of two hours may be the same.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -173,15 +244,22 @@ def report(
     database_url: DatabaseUrl = None,
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
-    """Show the hourly report: by hour and customer, hours in UTC.
+    """Show the hourly report: by hour and customer.
 
     `related_clicks` are clicks within the attribution window after a page load of the same visit,
     `clicked_page_loads` the page loads with such a click; their share of all page loads is
     `click_through_rate`. Unique users of several hours must not be added up.
     """
-    start, end = instant_of("--from", from_), instant_of("--to", to)
-    with open_reader(database_url, checkpoints) as reader, output_to(output) as out:
-        rendering.write_report(reader.report(customer or (), start, end), format_, out)
+    zone = Zone(timezone)
+    choice = Choice(
+        tuple(customer or ()),
+        instant_of("--from", from_, zone.tz),
+        instant_of("--to", to, zone.tz),
+    )
+    wanted = reports.Wanted(choice, zone, format_, output, daily)
+    wanted.check()
+    with database(database_url, checkpoints) as connect:
+        reports.write(connect, wanted)
 
 
 @app.command()
@@ -190,6 +268,14 @@ def status(
         TableOrJson,
         typer.Option("--format", envvar="PROCESSOR_STATUS_FORMAT", help="How to write it."),
     ] = TableOrJson.TABLE,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            envvar="PROCESSOR_STATUS_WATCH",
+            help="Show it live, with rates and the time left, until Ctrl-C.",
+        ),
+    ] = False,
     database_url: DatabaseUrl = None,
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
@@ -197,6 +283,10 @@ def status(
 
     For every log, `lines = applied + duplicates + ignored + dead_letters`.
     """
+    if watch:
+        with asked_to_stop() as stop, open_reader(database_url, checkpoints) as reader:
+            watch_status(reader.status, stop)
+        return
     with open_reader(database_url, checkpoints) as reader, output_to() as out:
         rendering.write_status(reader.status(), format_, out)
 
@@ -330,11 +420,8 @@ def main() -> None:
     """Run the command line, and end the process with its exit code."""
     exit_on_sigterm()
     open_closed_streams()
+    log_to_stderr()
     try:
         app(prog_name="processor")
-    except ProcessorError as error:
-        print(f"processor: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        print(f"processor: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        sys.exit(ExitCode.FAILED)
+    except Exception as error:  # noqa: BLE001 - the last word: one line, whatever went wrong
+        sys.exit(end_with(error))

@@ -7,6 +7,8 @@ from typing import Final
 
 from processor.core.model import Commit
 from processor.edges.store import LogFiles, Store
+from processor.errors import ProcessorError
+from processor.shell.metrics import Metrics
 from processor.shell.retry import when_connected
 from processor.shell.stop import Stop
 
@@ -21,9 +23,17 @@ class Committer:
     While one is under way no other begins, so that a database that is away holds up the fold.
     """
 
-    def __init__(self, store: Store, stop: Stop, *, is_patient: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        stop: Stop,
+        metrics: Metrics | None = None,
+        *,
+        is_patient: bool,
+    ) -> None:
         self._store = store
         self._stop = Stop(stop)
+        self._metrics = metrics or Metrics()
         self._is_patient = is_patient
         self._summary = _Summary()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
@@ -54,15 +64,21 @@ class Committer:
     def _send(self, commit: Commit, files: LogFiles) -> bool:
         """Commit a batch, having seen after a failure whether it is there; drop it on a stop."""
         sent = False
+        started = time.monotonic()
 
         def send() -> None:
             nonlocal sent
-            if not (sent and self._store.reconcile(commit)):
-                sent = True
-                self._store.commit(commit, files)
+            try:
+                if not (sent and self._store.reconcile(commit)):
+                    sent = True
+                    self._store.commit(commit, files)
+            except ProcessorError:
+                self._metrics.failed()
+                raise
 
         if not when_connected(send, self._stop, is_patient=self._is_patient):
             return False
+        self._metrics.committed(commit, time.monotonic() - started)
         self._summary.add(commit)
         return True
 
@@ -90,4 +106,9 @@ class _Summary:
             self._lines,
             self._dead_letters,
             self._batches,
+            extra={
+                "lines": self._lines,
+                "dead_letters": self._dead_letters,
+                "batches": self._batches,
+            },
         )

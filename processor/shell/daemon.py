@@ -19,6 +19,7 @@ from processor.errors import GoneError, LogError, ReplacedError, RewoundError, S
 from processor.shell.batches import Batches
 from processor.shell.committer import Committer
 from processor.shell.folding import Folding
+from processor.shell.metrics import Metrics
 from processor.shell.retry import when_connected
 from processor.shell.settings import Beginning, RunSettings
 from processor.shell.snapshots import Snapshots
@@ -43,6 +44,7 @@ def run(
     stop: Stop,
     progress: Progress = lambda _done, _all: None,
     snapshots: SnapshotFiles | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Fold logs into the live report, until they are at their end (`once`) or a stop is asked for.
 
@@ -55,6 +57,7 @@ def run(
 
     """
     collect_seldom()
+    metrics = metrics or Metrics()
 
     def begin() -> None:
         store.migrate()
@@ -64,7 +67,8 @@ def run(
     has_run = False
     while is_begun and not stop.requested:
         _remove_dropped(snapshots, store)
-        daemon = Daemon(store, settings, stop, progress, snapshots)
+        metrics.adopted(store.generation, store.rules)
+        daemon = Daemon(store, settings, stop, progress, snapshots, metrics)
         try:
             daemon.run()
             break
@@ -128,17 +132,19 @@ class Daemon:
         stop: Stop,
         progress: Progress,
         snapshots: SnapshotFiles | None,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self.settings = settings
         self._stop = stop
         self._is_patient = not settings.once
         self._progress = progress
+        self._metrics = metrics
         self.reaches_back: dict[Path, int] = {}  # from where on logs are there, if it is asked
         self._known: set[Path] = set()
         self._look_at = 0.0
         self._check_at = time.monotonic() + CHECK_SECONDS
-        self._committer = Committer(store, stop, is_patient=self._is_patient)
+        self._committer = Committer(store, stop, metrics, is_patient=self._is_patient)
         saved = Snapshots(snapshots and snapshots.of(store.generation), store.rules)
         drain_seconds = 0 if settings.once else DRAIN_SECONDS
         self._folding = Folding(settings, store.rules, stop, saved, drain_seconds)
@@ -156,8 +162,10 @@ class Daemon:
         watch = Watch(() if self.settings.once else self._named())
         try:
             self._ask(self._begin)
+            self._metrics.turned(self._folding, is_idle=False)
             while not self._stop.requested:
                 found = self._batches.fold_next()
+                self._metrics.turned(self._folding, is_idle=not found)
                 self._progress(self._folding.bytes_folded, self._folding.bytes_in_all)
                 if self._look_is_due(found) and self._look():
                     continue
@@ -250,7 +258,8 @@ class Daemon:
 
     def _seconds_until_due(self) -> float:
         """Return in how many seconds to commit a batch, leave a file, or ask the database."""
-        due_in = [max(self._check_at - time.monotonic(), 0), *self._folding.wakes_in()]
+        due_in = [max(self._check_at - time.monotonic(), 0), self._stop.look_seconds]
+        due_in += self._folding.wakes_in()
         if not self._folding.logs or any(map(is_pattern, self.settings.logs)):
             due_in.append(LOOK_SECONDS)
         if (left := self._batches.due_in()) is not None:

@@ -5,13 +5,14 @@ small. Commits nothing: who folds decides what becomes of a batch.
 """
 
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from processor.core.decode import Decoder
-from processor.core.fold import Fold, first_instant
+from processor.core.fold import Fold, first_instant, next_instant
 from processor.core.model import HOUR_US, Checkpoint, Commit, Rules
 from processor.edges.files import size_of
 from processor.edges.history import gone, known_by
@@ -55,6 +56,8 @@ class Folding:
         self._waiting_for: set[Path] = set()
         self._silent: dict[Path, int | None] = {}
         self.fold = Fold(rules)
+        self.fold_seconds = 0.0
+        """How long folding took, in all, what is decoded here included."""
         self.logs: dict[Path, OpenLog] = {}
         self.ends: Mapping[Path, int] = {}
 
@@ -174,7 +177,9 @@ class Folding:
             GoneError: a log ends before the end that it is to be read to.
 
         """
-        logs = sorted(self.logs.values(), key=_furthest_behind)
+        # Of one that has come to its end, state may be forgotten that lines written since need.
+        logs = [log for log in self.logs.values() if not log.state.is_finished]
+        logs.sort(key=_furthest_behind)
         read_ahead(logs, self._workers, self._settings.batch_lines)
         for log in logs:
             task = log.next(self._settings.batch_lines)
@@ -184,7 +189,9 @@ class Folding:
                 self.fold.finish(log.state)
             if task:
                 before(task.chunk.lines)
+                started = time.perf_counter()
                 self.fold.fold(log.state, task.chunk, task.result(self._decoder))
+                self.fold_seconds += time.perf_counter() - started
                 return True
         return False
 
@@ -276,8 +283,6 @@ class Folding:
         for path, log in (read_on | others).items():
             checkpoints[path] = log.checkpoint
             start = _reaching_back(log.checkpoint, needed)
-            starts_at = event_times.get(path)
-            starts_at = None if starts_at == log.checkpoint.watermark else starts_at
             try:
                 reader = self._reader(path, start.rebuild_from, log)
             except GoneError as error:
@@ -286,7 +291,7 @@ class Folding:
                 _log.warning("%s; going on without", error)
                 checkpoints[path] = start = _without_state(log.checkpoint)
                 reader = self._reader(path, start.rebuild_from, log)
-            state = self.fold.open(log.log_id, start, log.names, starts_at)
+            state = self.fold.open(log.log_id, start, log.names)
             self.logs[path] = OpenLog(reader, state, deque(), self.ends.get(path))
         for path, checkpoint in checkpoints.items():
             self._recall(self.logs[path], checkpoint)
@@ -295,6 +300,10 @@ class Folding:
         for path in others:
             self.fold.release(self.logs[path].state)
             self.logs.pop(path).reader.close()
+        for path, log in read_on.items():
+            # Not before: what was folded again may lie before the lines that come next.
+            if event_times[path] != log.checkpoint.watermark:
+                self.logs[path].state.starts_at = event_times[path]
         if not self._stop.requested:
             self._snapshots.starts_from(let_go, anew=True)
 
@@ -321,18 +330,27 @@ class Folding:
 
     def _event_time(self, path: Path, log: StoredLog, newest: int) -> int | None:
         """Return how far a log has come, or where it starts or goes on after a long silence."""
-        at = log.checkpoint.watermark
-        if at is not None and not self._is_far_behind(at, newest):
+        checkpoint, at = log.checkpoint, log.checkpoint.watermark
+        if at is None:
+            try:  # the lines that are folded in belong to its first run
+                return first_instant(self._first_lines(path, checkpoint.rebuild_from, log))
+            except GoneError:
+                if not self._settings.accept_loss:
+                    raise
+            return first_instant(self._first_lines(path, checkpoint.byte_offset, log))
+        if not self._is_far_behind(at, newest):
             return at
-        reader = self._reader(path, log.checkpoint.byte_offset, log)
+        lateness = self._rules.allowed_lateness_us
+        return next_instant(self._first_lines(path, checkpoint.byte_offset, log), at, lateness)
+
+    def _first_lines(self, path: Path, offset: int, log: StoredLog) -> Sequence[int]:
+        """Return the instants of the first lines from an offset on."""
+        reader = self._reader(path, offset, log)
         try:
             chunk = reader.read(_FIRST_LINES, self.ends.get(path))
         finally:
             reader.close()
-        decoded = self._decoder.decode(chunk) if chunk else None
-        if at is None:
-            return first_instant(decoded) if decoded else None
-        return max(at, min(decoded.instants, default=at)) if decoded else at
+        return self._decoder.decode(chunk).instants if chunk else ()
 
     def _reader(self, path: Path, offset: int, log: StoredLog) -> LogReader:
         files = known_by(path, log.files, log.checkpoint.byte_offset)

@@ -74,7 +74,28 @@ MaxLineBytes = Annotated[
     ),
 ]
 
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PROCESSOR_LISTEN",
+        metavar="HOST:PORT",
+        help="Serve `/metrics`, `/healthz` and `/readyz` there, as 127.0.0.1:9464. Who can "
+        "reach it can read it.",
+        show_default="nowhere",
+    ),
+]
+ReadyLag = Annotated[
+    str,
+    typer.Option(
+        envvar="PROCESSOR_READY_LAG",
+        help="`/readyz` says no once a line has waited for longer to get into the report.",
+    ),
+]
+
 CHECKPOINTS: Final = Path("checkpoints")
+
+_NOT_SHARED: Final = {("report", "timezone")}
+"""The zone of times in a log is not the zone of who reads the report."""
 
 CORES: Final = min(len(os.sched_getaffinity(0)), 4)
 """How many workers there are unless somebody says otherwise."""
@@ -83,8 +104,8 @@ CORES: Final = min(len(os.sched_getaffinity(0)), 4)
 def defaults(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
     """Return the settings file as defaults for each command.
 
-    A key of the file is an option of every command that has it; in a table named as a command, of
-    that one alone.
+    A key of the file is an option of every command that has it, and means the same by it; in a
+    table named as a command, of that one alone.
 
     Raises:
         SettingsError: the file cannot be read, or names an option that there is not.
@@ -102,8 +123,14 @@ def defaults(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
     for name, table in tables.items():
         _check(path, table, _known_to(commands[name]))
     return {
-        name: _chosen(command, values, tables.get(name, {})) for name, command in commands.items()
+        name: _chosen(command, _shared_with(name, values), tables.get(name, {}))
+        for name, command in commands.items()
     }
+
+
+def _shared_with(command: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what a command takes of the settings that are for all: not what it means otherwise."""
+    return {key: value for key, value in values.items() if (command, key) not in _NOT_SHARED}
 
 
 def _chosen(command: Any, values: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from processor.shell.replay import Replay, replayed
 from processor.shell.report import Format
 from processor.shell.settings import duration, run_settings
 from processor.shell.terminal import asked_to_stop, output_to, progress_bar
-from processor.shell.wiring import instant_of, log_to_stderr, with_stdin
+from processor.shell.wiring import instant_of, with_stdin
 
 app = typer.Typer()
 generations_app = typer.Typer()
@@ -359,7 +359,6 @@ def prune(
 @contextlib.contextmanager
 def opened(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Generations]]:
     """Open a database for one who writes a generation, with its schema up to date."""
-    log_to_stderr()
     with (
         database(url, checkpoints) as connect,
         contextlib.closing(Store(connect)) as store,

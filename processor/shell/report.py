@@ -2,9 +2,10 @@
 
 import csv
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from itertools import islice
+from io import StringIO
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
 
@@ -16,6 +17,7 @@ from processor.edges.history import History, known_by
 from processor.edges.reader import DeadLetterGroup, DeadLetterRow, LogStatus, ReportRow
 from processor.edges.source import LogReader
 from processor.errors import LogError
+from processor.shell.hours import DayRow
 
 
 class Format(StrEnum):
@@ -26,6 +28,17 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class ReportFormat(StrEnum):
+    """How to render the report."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    HTML = "html"
+    PARQUET = "parquet"
+
+
 class TableOrJson(StrEnum):
     """How to render what does not fit into rows."""
 
@@ -33,15 +46,31 @@ class TableOrJson(StrEnum):
     JSON = "json"
 
 
-def write_report(rows: Iterable[ReportRow], format_: Format, out: TextIO) -> None:
-    """Write the hourly report."""
-    if format_ is Format.JSON:
+def write_report(
+    rows: Iterable[ReportRow | DayRow],
+    format_: ReportFormat,
+    out: TextIO,
+    fields: Sequence[str] = ReportRow._fields,
+) -> None:
+    """Write the report, by hour or by day; `html` and `parquet` are written elsewhere."""
+    if format_ is ReportFormat.JSON:
         _write_json((row._asdict() for row in rows), out)
-    elif format_ is Format.CSV:
-        _write_csv(ReportRow._fields, rows, out)
+    elif format_ is ReportFormat.CSV:
+        _write_csv(fields, rows, out)
+    elif format_ is ReportFormat.MARKDOWN:
+        _write_markdown(fields, rows, out)
     else:
-        headings = [name.replace("_", " ") for name in ReportRow._fields]
-        write_table(headings, rows, out, left={"hour"})
+        headings = [name.replace("_", " ") for name in fields]
+        write_table(headings, rows, out, left={"hour", "day"})
+
+
+def report_parts(rows: Iterable[ReportRow], format_: ReportFormat) -> Iterator[bytes]:
+    """Yield the report as CSV or JSON, in parts, in memory that does not grow with it."""
+    if format_ is ReportFormat.CSV:
+        parts = _csv_parts(ReportRow._fields, rows)
+    else:
+        parts = _json_parts(row._asdict() for row in rows)
+    return (part.encode() for part in parts)
 
 
 class LogLedger(NamedTuple):
@@ -144,7 +173,10 @@ def write_rows(
     else:
         headings = [name.replace("_", " ") for name in fields]
         write_table(
-            headings, shown, out, left={"path", "reason", "detail", "line", "state", "rules"}
+            headings,
+            shown,
+            out,
+            left={"path", "reason", "detail", "line", "state", "rules", "check"},
         )
 
 
@@ -178,20 +210,45 @@ class Lines:
 
 
 def _write_csv(fields: Sequence[str], rows: Iterable[Sequence[Any]], out: TextIO) -> None:
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(fields)
-    writer.writerows(rows)
+    out.writelines(_csv_parts(fields, rows))
+
+
+def _csv_parts(fields: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Yield a header and then rows, many at a time."""
+    remaining = chain([fields], rows)
+    while part := list(islice(remaining, _PART_ROWS)):
+        out = StringIO()
+        csv.writer(out, lineterminator="\n").writerows(part)
+        yield out.getvalue()
+
+
+def _write_markdown(fields: Sequence[str], rows: Iterable[Sequence[Any]], out: TextIO) -> None:
+    """Write a table of numbers and times: nothing in it needs an escape."""
+
+    def write(cells: Iterable[str]) -> None:
+        out.write(f"| {' | '.join(cells)} |\n")
+
+    write(name.replace("_", " ") for name in fields)
+    write(":--" if name in {"hour", "day"} else "--:" for name in fields)
+    for row in rows:
+        write("" if value is None else str(value) for value in row)
 
 
 def _write_json(rows: Iterable[dict[str, Any]], out: TextIO) -> None:
-    """Write an array, an element a line, without holding it in memory."""
+    out.writelines(_json_parts(rows))
+
+
+def _json_parts(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield an array, a row a line, many at a time."""
+    remaining = iter(rows)
     separator = "[\n"
-    for row in rows:
-        out.write(separator + orjson.dumps(row, default=float).decode())
+    while part := list(islice(remaining, _PART_ROWS)):
+        yield separator + ",\n".join(orjson.dumps(row, default=float).decode() for row in part)
         separator = ",\n"
-    out.write("[]\n" if separator == "[\n" else "\n]\n")
+    yield "[]\n" if separator == "[\n" else "\n]\n"
 
 
+_PART_ROWS: Final = 1_000
 _PAGE_ROWS: Final = 10_000
 
 

@@ -89,14 +89,7 @@ class RunSettings(BaseModel):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(
-                "no such time zone here; write a name like Europe/Berlin, and install the "
-                "package tzdata if this machine has no zones"
-            ) from error
-        return name
+        return known_zone(name)
 
     @property
     def zone(self) -> tzinfo:
@@ -112,6 +105,23 @@ class RunSettings(BaseModel):
             self.timezone,
             self.max_line_bytes,
         )
+
+
+def known_zone(name: str) -> str:
+    """Return the name of a zone.
+
+    Raises:
+        ValueError: there is none of that name.
+
+    """
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(
+            "no such time zone here; write a name like Europe/Berlin, and install the "
+            "package tzdata if this machine has no zones"
+        ) from error
+    return name
 
 
 def zone_of(name: str) -> tzinfo:

@@ -17,6 +17,7 @@ from typing import Final, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from processor.edges.notify import notify
 from processor.errors import ExitCode, SettingsError
 from processor.shell.stop import Stop
 
@@ -45,18 +46,19 @@ def spool_stdin(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def asked_to_stop(exit_code: ExitCode = ExitCode.DONE) -> Iterator[Stop]:
+def asked_to_stop(exit_code: ExitCode = ExitCode.DONE, stop: Stop | None = None) -> Iterator[Stop]:
     """Let the first SIGTERM or SIGINT ask for a stop, and the second end the process at once.
 
     A stop that takes too long, because the database holds a statement up, is cut short with the
     exit code: what was not committed is folded again by the next run.
     """
-    stop = Stop()
+    stop = stop or Stop()
 
     def ask(_number: int, _frame: object) -> None:
         if stop.requested:
             os._exit(ExitCode.FAILED)
         stop.requested = True
+        notify("STOPPING=1")
         signal.setitimer(signal.ITIMER_REAL, _FORCED_STOP_SECONDS)
 
     def cut_short(_number: int, _frame: object) -> None:

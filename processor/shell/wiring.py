@@ -1,10 +1,8 @@
 """What several commands set up: the database, the logs, the times that they are given."""
 
 import contextlib
-import logging
-import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 from processor.edges.database import database
@@ -13,12 +11,6 @@ from processor.edges.reader import Reader
 from processor.edges.store import Store
 from processor.errors import SettingsError
 from processor.shell.terminal import spool_stdin
-
-
-def log_to_stderr() -> None:
-    """Have what the process says of itself written to standard error."""
-    form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
 
 
 def with_stdin(logs: list[Path], checkpoints: Path) -> list[Path]:
@@ -32,7 +24,6 @@ def with_stdin(logs: list[Path], checkpoints: Path) -> list[Path]:
 @contextlib.contextmanager
 def open_store(url: str | None, checkpoints: Path) -> Iterator[Store]:
     """Open the writing side of a database, with its schema as it was found."""
-    log_to_stderr()
     with database(url, checkpoints) as connect, contextlib.closing(Store(connect)) as store:
         yield store
 
@@ -44,8 +35,13 @@ def open_reader(url: str | None, checkpoints: Path) -> Iterator[Reader]:
         yield Reader(connect)
 
 
-def instant_of(option: str, text: str | None) -> datetime | None:
-    """Return the time that an option names, in UTC without an offset; None without the option."""
+def instant_of(option: str, text: str | None, zone: tzinfo = UTC) -> datetime | None:
+    """Return the time that an option names, in `zone` without an offset; None without the option.
+
+    Raises:
+        SettingsError: it names none.
+
+    """
     if text is None:
         return None
     try:
@@ -55,6 +51,6 @@ def instant_of(option: str, text: str | None) -> datetime | None:
             f"{option}: {text!r} is no date or time; write 2022-01-01 or 2022-01-01T00:00:00Z"
         ) from None
     try:
-        return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+        return (instant if instant.tzinfo else instant.replace(tzinfo=zone)).astimezone(UTC)
     except OverflowError:
         raise SettingsError(f"{option}: {text!r} is before the year 1, or after 9999") from None

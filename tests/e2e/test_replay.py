@@ -931,7 +931,7 @@ def without_its_beginning(command, db, folder, lines):
 def suggested(stderr, lost):
     """Return the hour that a message suggests to begin with, having read the rest of it."""
     assert f"bytes 0 to {lost} are in no file any more" in stderr
-    return datetime.fromisoformat(re.search(r"--from (\S+)", stderr)[1]).hour
+    return datetime.fromisoformat(re.search(r"--from ([\d:T-]+)", stderr)[1]).hour
 
 
 def test_late_hours_are_made_anew_without_the_beginning_of_the_log(command, db, tmp_path):

@@ -5,7 +5,7 @@ import signal
 import stat
 
 import pytest
-from conftest import wait_until
+from conftest import logged, wait_until
 from oracle import lines_of, report
 from test_process import Writer, has_committed, settle
 
@@ -57,7 +57,7 @@ def test_a_restart_takes_up_the_snapshot_of_a_clean_stop(command, eager, tmp_pat
     writer.write(1)
     err = ended(eager("run", "--once", log))
     assert USED in err
-    assert "WARNING" not in err
+    assert logged(err, "warning") == []
     settle(command, log)
 
 
@@ -112,7 +112,7 @@ def test_a_damaged_snapshot_costs_a_warning_and_no_line(command, eager, tmp_path
         path = snapshot_of(command)
         path.write_bytes(damage(path.read_bytes()))
         writer.write((step + 0.5) / 5)
-        assert ("WARNING" in ended(eager("run", "--once", log))) == (step < 4)
+        assert bool(logged(ended(eager("run", "--once", log)), "warning")) == (step < 4)
     newer = snapshot_of(command).read_bytes()
     ended(eager("replay", log, "--keep", 0))
     snapshot_of(command).write_bytes(newer)

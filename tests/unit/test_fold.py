@@ -22,7 +22,7 @@ from processor.core.contract import OTHER_NAMES
 from processor.core.decode import Decoder
 from processor.core.fold import MAX_AHEAD_LINES, first_instant
 from processor.core.log import MAX_IGNORED_NAMES, LogState
-from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment
+from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment, Rules
 from processor.core.watermark import RUN_LINES
 from processor.errors import LedgerError
 
@@ -372,7 +372,7 @@ def test_a_log_is_known_to_start_at_the_earliest_line_of_its_first_run():
 
 
 def starts_at(lines):
-    return first_instant(Decoder().decode(chunk_of(lines)))
+    return first_instant(Decoder().decode(chunk_of(lines)).instants)
 
 
 def two_logs(starts_at):
@@ -443,3 +443,14 @@ def test_a_log_that_goes_on_after_a_silence_has_come_to_where_it_goes_on():
     assert LogState(1, silent).event_time == us(0)
     assert LogState(1, silent, starts_at=us(HOUR)).event_time == us(HOUR)
     assert LogState(1, silent, starts_at=us(-HOUR)).event_time == us(0)
+
+
+@pytest.mark.parametrize("mark", [99 * MINUTE + 59, 100 * MINUTE])
+def test_what_ends_before_the_settled_instant_is_not_changed_any_more(mark):
+    """A click as late as it may be, of a page load as old as it may be, is the last that can."""
+    lines = [*STARTED, page_load(HOUR - 1, "visit"), *beats(0, mark), page_load(mark, "last")]
+    before = dict(rows(lines))
+    after = dict(rows([*lines, click(HOUR - 1 + 30 * MINUTE, "visit")]))
+    is_settled = us(HOUR) <= Rules().settled_before(us(mark))
+    assert is_settled == (mark == 100 * MINUTE)
+    assert (after[0] == before[0]) == is_settled
