@@ -151,7 +151,7 @@ def test_a_stream_whose_driver_is_killed_at_random_counts_each_line_once(spark_c
         said = tmp_path / f"run {number}"
         with said.open("wb") as err:
             driver = command.start(
-                *run, "--files-per-trigger", 1, start_new_session=True, stderr=err
+                *run, "--files-per-trigger", 1, start_new_session=True, stdout=err, stderr=err
             )
             if rng.random() < 0.8:
                 wait_until(lambda said=said: b"micro-batch" in said.read_bytes(), 200, "a batch")
