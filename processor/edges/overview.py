@@ -24,11 +24,12 @@ MOST_CUSTOMERS: Final = 10_000
 AHEAD_HOURS: Final = 24
 """A log of few lines is so far ahead of its watermark that what follows is not yet believed."""
 
-_ONE_STATE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _TIMEOUT: Final = f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"
 
 _LIVE: Final = """
-SELECT concat_ws('-', generation, commits, extract(epoch FROM counts_from)::bigint), generation,
+SELECT concat_ws('-', generation, commits, commit_id, extract(epoch FROM counts_from)::bigint),
+    generation,
     attribution_window_us, allowed_lateness_us, timezone, max_line_bytes
 FROM generations WHERE state = 'live'"""
 
@@ -141,7 +142,7 @@ class Overviews:
     """Reads overviews over one connection, one at a time. May be used by several threads."""
 
     def __init__(self, connect: Connect) -> None:
-        self._session = Session(connect)
+        self._session = Session(connect, brief=True)
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -173,11 +174,12 @@ class Overviews:
 
     @contextmanager
     def _transaction(self) -> Iterator[psycopg.Connection]:
-        with self._lock, self._session.transaction() as connection:
+        with self._lock, self._session.connection() as connection:
             try:
-                connection.execute(_ONE_STATE)
+                connection.execute(_BEGIN)
                 connection.execute(_TIMEOUT)
                 yield connection
+                connection.commit()
             except psycopg.errors.UndefinedTable as error:
                 raise StoreError(NO_REPORT) from error
 

@@ -5,6 +5,7 @@ All in one state of the database, whatever is committed meanwhile. Writes nothin
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, LiteralString, NamedTuple
 
@@ -147,8 +148,9 @@ class Changes:
         self._sides = sides
         self._values = values
 
+    @cached_property
     def totals(self) -> Totals:
-        """Return how much differs."""
+        """How much differs."""
         row = self._connection.execute(self._sides + _TOTALS, self._values).fetchone() or ()
         changed, before, *sums = (int(number or 0) for number in row)
         return Totals(changed, before, Counts(*sums[:5]), sums[5], Counts(*sums[6:]))

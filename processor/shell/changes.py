@@ -24,9 +24,9 @@ class ChangesFormat(StrEnum):
     HTML = "html"
 
 
-def write_changes(changes: Changes, format_: ChangesFormat, out: TextIO) -> int:
-    """Write what differs, with totals; return how many rows do."""
-    totals = changes.totals()
+def write_changes(changes: Changes, format_: ChangesFormat, out: TextIO) -> None:
+    """Write what differs, with totals."""
+    totals = changes.totals
     if format_ is ChangesFormat.JSON:
         _write_json(changes, totals, out)
     elif format_ is ChangesFormat.HTML:
@@ -36,7 +36,6 @@ def write_changes(changes: Changes, format_: ChangesFormat, out: TextIO) -> int:
         if totals.changed_rows:
             headings = ("customer id", "hour", *_HEADINGS)
             write_table(headings, _cells(changes, totals), out, left={"hour"})
-    return totals.changed_rows
 
 
 def in_words(totals: Totals) -> str:
