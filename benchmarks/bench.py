@@ -22,7 +22,18 @@ from pathlib import Path
 import results
 from ours import Server, server
 from plan import CORES, DATA, HERE, QUICK, Plan
-from tables import current, following, listening, live, memory, peers, replays, sweeps, visits
+from tables import (
+    current,
+    following,
+    listening,
+    live,
+    memory,
+    peers,
+    replays,
+    spark,
+    sweeps,
+    visits,
+)
 from venv_of_peers import REQUIREMENTS, peers_python
 
 TABLES: dict[str, Callable[[Plan, Server], results.Table]] = {
@@ -35,6 +46,7 @@ TABLES: dict[str, Callable[[Plan, Server], results.Table]] = {
     "following": following.measure,
     "replays": replays.measure,
     "listening": listening.measure,
+    "spark": spark.measure,
 }
 NAMED = ("bytewax", "duckdb", "orjson", "pandas", "pathway", "polars")
 

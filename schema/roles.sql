@@ -6,8 +6,8 @@
 --     CREATE ROLE writer LOGIN PASSWORD '…' IN ROLE processor_writer;
 --
 -- processor_reader: report, status, dead-letters, verify, doctor. It can write nothing.
--- processor_writer: run. It can neither delete what was counted nor change a table; what does, is
--- the owner's: migrate, replay, generations drop and switch, prune.
+-- processor_writer: run, spark run. It can neither delete what was counted nor change a table; what
+-- does, is the owner's: migrate, replay, spark replay, generations drop and switch, prune.
 --
 -- No migration: roles belong to the server, not to a database. To be run again after a migration.
 
@@ -29,11 +29,11 @@ $$;
 
 GRANT SELECT ON
     schema_migrations, generations, hourly_counts, hourly_report, checkpoints, ledger, dead_letters,
-    log_files, hour_offsets
+    log_files, hour_offsets, streams
 TO processor_reader, processor_writer;
 
 GRANT INSERT, UPDATE ON
-    generations, hourly_counts, checkpoints, ledger, log_files
+    generations, hourly_counts, checkpoints, ledger, log_files, streams
 TO processor_writer;
 GRANT INSERT ON dead_letters, hour_offsets TO processor_writer;
 GRANT DELETE ON log_files TO processor_writer; -- those that rotation removed

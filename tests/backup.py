@@ -12,6 +12,7 @@ TABLES = (
     "dead_letters",
     "log_files",
     "hour_offsets",
+    "streams",
 )
 
 

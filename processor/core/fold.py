@@ -30,9 +30,9 @@ from processor.core.model import (
 from processor.core.visits import Visits
 from processor.core.watermark import RUN_LINES, Watermark, advance, advance_all, is_late
 
-_LATE: Final = Refused("late", "fired_at: further behind the watermark than allowed")
+LATE: Final = Refused("late", "fired_at: further behind the watermark than allowed")
 _FORGOTTEN: Final = Refused("late", "fired_at: before what is still known of the other logs")
-_AHEAD: Final = Refused("ahead", "fired_at: ahead of the watermark, as too many others are")
+AHEAD: Final = Refused("ahead", "fired_at: ahead of the watermark, as too many others are")
 
 MAX_AHEAD_LINES: Final = 10_000
 """How many lines may be ahead of a log's watermark at once. Each is held until event time has come
@@ -208,13 +208,13 @@ class Fold:
     ) -> Refused | None:
         """Show an event to the watermark; return why it is refused, if it is."""
         if is_late(log.mark, fired_at, self._lateness):
-            return _LATE
+            return LATE
         log.mark = advance(log.mark, fired_at, self._lateness)
         if fired_at < self._open_from:
             return _FORGOTTEN
         if log.mark.at is None or fired_at > log.mark.at:
             if log.ahead_lines >= MAX_AHEAD_LINES:
-                return _AHEAD
+                return AHEAD
             offset, _ = places.of(position)
             insort(log.ahead, (fired_at, offset))
         return None

@@ -80,6 +80,17 @@ _COUNT_COMMIT: Final = """
 UPDATE generations SET commits = commits + 1, commit_id = %s
 WHERE generation = %s AND state = %s AND commit_id = %s"""
 
+_MOVE_STREAM: Final = """
+UPDATE streams SET batch = %(batch)s, event_time = %(event_time)s,
+    event_time_before = %(event_time_before)s
+WHERE generation = %(generation)s AND checkpoint = %(checkpoint)s AND batch = %(batch)s - 1"""
+_OPEN_STREAM: Final = """
+INSERT INTO streams (generation, checkpoint, batch) VALUES (%s, %s, -1) ON CONFLICT DO NOTHING"""
+_READ_STREAM: Final = """
+SELECT checkpoint, batch, (extract(epoch FROM event_time) * 1000000)::bigint,
+    (extract(epoch FROM event_time_before) * 1000000)::bigint
+FROM streams WHERE generation = %s AND checkpoint = %s FOR UPDATE"""
+
 _OPEN_LOG: Final = """
 INSERT INTO checkpoints (generation, path, committed_by)
 SELECT generation, %s, %s FROM generations WHERE generation = %s FOR KEY SHARE
@@ -135,6 +146,18 @@ class StoredLog(NamedTuple):
     checkpoint: Checkpoint
     names: list[str]
     files: list[KnownFile]
+
+
+class Stream(NamedTuple):
+    """A stream that keeps its own place, in `checkpoint`, and its last micro-batch, -1 for none.
+
+    How far event time had come with it, and with the one before.
+    """
+
+    checkpoint: str
+    batch: int
+    event_time: int | None = None
+    event_time_before: int | None = None
 
 
 class _Last(NamedTuple):
@@ -280,8 +303,17 @@ class Store:
                 connection.execute(_KEEP_FILE, (log_id, *file))
         return files
 
-    def commit(self, commit: Commit, files: LogFiles) -> None:
+    def stream(self, checkpoint: str) -> Stream:
+        """Return a stream as it was committed last, once no commit of it is under way."""
+        with self._session.transaction() as connection:
+            connection.execute(_OPEN_STREAM, (self.generation, checkpoint))
+            row = connection.execute(_READ_STREAM, (self.generation, checkpoint)).fetchone()
+        return Stream(*row) if row else Stream(checkpoint, -1)
+
+    def commit(self, commit: Commit, files: LogFiles, stream: Stream | None = None) -> None:
         """Write one batch in one transaction, and what the files of its logs are known by.
+
+        A `stream` must be at the batch before this one.
 
         Raises:
             ReplacedError: another generation is live by now.
@@ -295,6 +327,11 @@ class Store:
             cursor.executemany(_MOVE_CHECKPOINT, [self._move(log) for log in commit.logs])
             if cursor.rowcount != len(commit.logs):
                 raise self._why_not(connection)
+            if stream and cursor.execute(_MOVE_STREAM, self._moved(stream)).rowcount != 1:
+                raise CheckpointMovedError(
+                    f"{stream.checkpoint}: batch {stream.batch} is not the next one of this "
+                    "stream: another processor has committed to it. Stop one of the two"
+                )
             self._sent = uuid4()
             from_last = (self._sent, self.generation, self._last.state, self._last.commit_id)
             if cursor.execute(_COUNT_COMMIT, from_last).rowcount != 1:
@@ -355,6 +392,14 @@ class Store:
             "rebuild_watermark": timestamp_of(checkpoint.rebuild_watermark),
             "ahead_offsets": list(checkpoint.ahead_offsets),
             "committed_by": self.identity,
+        }
+
+    def _moved(self, stream: Stream) -> dict[str, object]:
+        return {
+            **stream._asdict(),
+            "generation": self.generation,
+            "event_time": timestamp_of(stream.event_time),
+            "event_time_before": timestamp_of(stream.event_time_before),
         }
 
     def _why_not(self, connection: Connection) -> ProcessorError:
@@ -487,7 +532,7 @@ def _ledger_columns(logs: Sequence[LogCommit]) -> list[list[object]]:
         for log in logs
         for (outcome, name), lines in log.outcomes.items()
     )
-    return [list(column) for column in zip(*rows, strict=True)]
+    return [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
 
 
 def _hours(hours: Iterable[int]) -> list[datetime]:

@@ -55,6 +55,7 @@ from processor.shell.terminal import (
 )
 from processor.shell.watching import watch_status
 from processor.shell.wiring import instant_of, open_reader, open_store, with_stdin
+from processor.spark.commands import app as spark_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,6 +67,7 @@ app = typer.Typer(
 )
 app.add_typer(replays.app)
 app.add_typer(operations.app)
+app.add_typer(spark_app, name="spark")
 
 
 def _say_version(wanted: bool) -> None:

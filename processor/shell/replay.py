@@ -64,7 +64,7 @@ def replayed(
     """
     collect_seldom()
     try:
-        generation = _begin(
+        generation = begin(
             store, generations, settings, hours, stop, progress, only_these=only_these
         )
     except DiskFullError as error:
@@ -87,7 +87,7 @@ def replayed(
         yield changes
 
 
-def _begin(
+def begin(
     store: Store,
     generations: Generations,
     settings: RunSettings,
@@ -105,7 +105,7 @@ def _begin(
         ProcessorError: there cannot be one.
 
     """
-    left_over = _left_over(generations, stop)
+    left_over = unfinished(generations, stop)
     accept_loss = settings.accept_loss
     with generations.view() as view:
         live = view.live
@@ -119,24 +119,25 @@ def _begin(
         if live and hours == ALL_HOURS:
             starts = starts_of(view, live, settings.rules, named, hours, accept_loss=accept_loss)
     if hours == ALL_HOURS:
-        _forget(generations, left_over)
+        forget(generations, left_over)
         begun = {path: start for path, start in starts.items() if start.byte_offset}
         return generations.begin(settings.rules, begun, store.identity, accepts_loss=accept_loss)
     with recounted(generations, settings, hours, stop, progress, settings.rules) as counted:
         if counted is None:
             return None
-        _forget(generations, left_over)
+        forget(generations, left_over)
         return generations.begin_copy(counted, hours, store.identity, accepts_loss=accept_loss)
 
 
-def _forget(generations: Generations, left_over: Generation | None) -> None:
+def forget(generations: Generations, left_over: Generation | None) -> None:
+    """Drop what a replay with other settings left behind."""
     if left_over:
         number = left_over.generation
         _log.info("generation %d is of a replay with other settings; begins anew", number)
         generations.drop(number, missing_ok=True)
 
 
-def _left_over(generations: Generations, stop: Stop) -> Generation | None:
+def unfinished(generations: Generations, stop: Stop) -> Generation | None:
     """Return the generation of a replay that was ended before it was done.
 
     Raises:

@@ -143,32 +143,24 @@ def replay(
     with (
         asked_to_stop() as stop,
         output_to(output) as out,
-        _opened(database_url, checkpoints) as (store, generations),
+        opened(database_url, checkpoints) as (store, generations),
         progress_bar(has_end=True) as tell,
     ):
         if dry_run:
             with recounted(
                 generations, settings, hours, stop, tell, settings.rules, only_these=only_these
             ) as counted:
-                _write(counted.changes_to_recounted(hours) if counted else None, format_, out)
+                write_outcome(
+                    counted.changes_to_recounted(hours) if counted else None, format_, out
+                )
             return
         snapshots = snapshots_at(database_url, checkpoints)
         with replayed(
             store, generations, settings, hours, stop, tell, snapshots, only_these=only_these
         ) as changes:
-            try:
-                _write(changes, format_, out)
-                out.flush()
-            except BrokenPipeError:
-                raise  # who reads it has seen enough
-            except (StoreError, OSError) as error:
-                why = error.strerror if isinstance(error, OSError) else error
-                raise StoreError(
-                    f"the new report is live, but what changed cannot be written: {why}. What it "
-                    "replaced is kept; see `processor generations`"
-                ) from error
+            write_switched(changes, format_, out)
         generations.keep(keep)
-        _keep_snapshots(generations, snapshots)
+        keep_snapshots(generations, snapshots)
 
 
 @app.command()
@@ -235,7 +227,7 @@ def verify(
     with (
         asked_to_stop(ExitCode.FAILED) as stop,
         output_to(output) as out,
-        _opened(database_url, checkpoints) as (_, generations),
+        opened(database_url, checkpoints) as (_, generations),
         progress_bar(has_end=True) as tell,
         recounted(
             generations, settings, hours, stop, tell, engine=engine, scratch=checkpoints
@@ -270,7 +262,7 @@ def generations(
         context.default_map = {context.invoked_subcommand: {**below, **given}}
     else:
         with (
-            _opened(database_url, checkpoints) as (_, all_),
+            opened(database_url, checkpoints) as (_, all_),
             all_.view() as view,
             output_to() as out,
         ):
@@ -284,9 +276,9 @@ def drop(
     checkpoints: Checkpoints = CHECKPOINTS,
 ) -> None:
     """Drop a generation that is not live, and all that belongs to it."""
-    with _opened(database_url, checkpoints) as (_, all_):
+    with opened(database_url, checkpoints) as (_, all_):
         all_.drop(generation)
-        _keep_snapshots(all_, snapshots_at(database_url, checkpoints))
+        keep_snapshots(all_, snapshots_at(database_url, checkpoints))
 
 
 @generations_app.command()
@@ -303,7 +295,7 @@ def switch(
     """Make a generation live again that was replaced, once it has all that the live one has."""
     with (
         asked_to_stop() as stop,
-        _opened(database_url, checkpoints) as (store, all_),
+        opened(database_url, checkpoints) as (store, all_),
         progress_bar(has_end=True) as tell,
     ):
         with all_.view() as view:
@@ -322,7 +314,7 @@ def switch(
                 output_to() as out,
                 Replay(store, all_, settings, stop, tell, snapshots).run() as changes,
             ):
-                _write(changes, format_, out)
+                write_outcome(changes, format_, out)
         except GoneError as error:
             raise LogError(
                 f"generation {generation} cannot be made live: what it has not read yet is in no "
@@ -357,9 +349,9 @@ def prune(
         before = datetime.now(UTC) - duration("--older-than", older_than)
     except OverflowError:
         raise SettingsError(f"--older-than: {older_than!r} ago is before the year 1") from None
-    with _opened(database_url, checkpoints) as (_, all_):
+    with opened(database_url, checkpoints) as (_, all_):
         pruned = all_.prune(before, hours=report_hours)
-        _keep_snapshots(all_, snapshots_at(database_url, checkpoints))
+        keep_snapshots(all_, snapshots_at(database_url, checkpoints))
     print(
         f"pruned {pruned.dead_letters} dead letters, {pruned.generations} generations, "
         f"{pruned.rows} rows of the report"
@@ -367,7 +359,8 @@ def prune(
 
 
 @contextlib.contextmanager
-def _opened(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Generations]]:
+def opened(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Generations]]:
+    """Open a database for one who writes a generation, with its schema up to date."""
     with (
         database(url, checkpoints) as connect,
         contextlib.closing(Store(connect)) as store,
@@ -377,7 +370,7 @@ def _opened(url: str | None, checkpoints: Path) -> Iterator[tuple[Store, Generat
         yield store, generations
 
 
-def _write(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None:
+def write_outcome(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None:
     """Write what differs; end here if that did not become known."""
     if changes is None:
         _log.info("stopped before it was done; what is live is as it was")
@@ -385,7 +378,27 @@ def _write(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None
     write_changes(changes, format_, out)
 
 
-def _keep_snapshots(generations: Generations, snapshots: SnapshotFiles) -> None:
+def write_switched(changes: Changes | None, format_: ChangesFormat, out: TextIO) -> None:
+    """Write what changed with a report that is live now.
+
+    Raises:
+        StoreError: that cannot be; live it is.
+
+    """
+    try:
+        write_outcome(changes, format_, out)
+        out.flush()
+    except BrokenPipeError:
+        raise  # who reads it has seen enough
+    except (StoreError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(
+            f"the new report is live, but what changed cannot be written: {why}. What it "
+            "replaced is kept; see `processor generations`"
+        ) from error
+
+
+def keep_snapshots(generations: Generations, snapshots: SnapshotFiles) -> None:
     """Remove snapshots that are of no use any more; if that cannot be, the next run will."""
     with contextlib.suppress(StoreError, OSError), generations.view() as view:
         snapshots.keep_only([found.generation for found in view.generations])

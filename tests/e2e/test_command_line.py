@@ -521,3 +521,15 @@ def test_a_settings_file_reaches_the_commands_below_a_command(command, make_log,
     (tmp_path / "settings.toml").write_text("[generations]\nolder_than = '1d'\n")
     refused = command("--config", "settings.toml", "generations", exit_code=2)
     assert "no option is called older_than" in refused.stderr
+
+
+def test_spark_is_asked_for_by_its_own_commands_alone(command):
+    """Others do without it, and its own say what to install."""
+    without = "import sys; sys.modules['pyspark'] = None; from processor.shell.cli import main; "
+    heavy = "{'numpy', 'pandas', 'py4j', 'pyarrow'} & set(sys.modules)"
+    program = ("-c", f"{without} print({heavy}); sys.argv[0] = 'processor'; main()")
+    assert command("--help", program=program).stdout.startswith("set()")
+    for name in ("replay", "run"):
+        refused = command("spark", name, "app.log", program=program, exit_code=2)
+        assert "processor[spark]" in refused.stderr
+        assert "Traceback" not in refused.stderr

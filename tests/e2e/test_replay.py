@@ -1144,7 +1144,7 @@ def test_a_database_of_version_4_becomes_the_first_generation(command, db, tmp_p
     try:
         db.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
         db.execute(f"GRANT SELECT ON hourly_report TO {role}")
-        assert command("migrate").stdout.splitlines() == ["applied 0005_generations"]
+        assert command("migrate").stdout.splitlines()[0] == "applied 0005_generations"
         db.execute(f"SET ROLE {role}")
         assert table(db) == before
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

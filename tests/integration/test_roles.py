@@ -18,6 +18,7 @@ TABLES = (
     "dead_letters",
     "log_files",
     "hour_offsets",
+    "streams",
 )
 
 

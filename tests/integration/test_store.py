@@ -15,7 +15,7 @@ from processor.edges.generations import Generations
 from processor.edges.identity import KnownFile, ReadFiles
 from processor.edges.migrations import Migration, migrate, migrations
 from processor.edges.session import Connection, ConnectionLostError
-from processor.edges.store import Store, rules_in_words
+from processor.edges.store import Store, Stream, rules_in_words
 from processor.errors import (
     CheckpointMovedError,
     ReplacedError,
@@ -589,3 +589,20 @@ def test_rules_are_told_in_words():
     assert rules_in_words(Rules()) == (
         "attribution_window 0:30:00, allowed_lateness 0:10:00, timezone UTC, max_line_bytes 1048576"
     )
+
+
+def test_a_stream_moves_by_one_batch_with_what_the_batch_counts(store, log, connect):
+    """A micro-batch that is handed over twice, or after one is missing, is not written."""
+    assert store.stream("file:/state") == Stream("file:/state", -1)
+    first = Stream("file:/state", 0, 1_641_000_000_000_001)
+    store.commit(a_commit(log.log_id), {}, first)
+    assert store.stream("file:/state") == first
+    before = everything(connect)
+    for batch in (0, 2):
+        with pytest.raises(CheckpointMovedError, match=f"batch {batch} is not the next one"):
+            store.commit(a_commit(log.log_id, 100, 200), {}, first._replace(batch=batch))
+    assert everything(connect) == before
+    second = Stream("file:/state", 1, 1_641_000_000_000_002, 1_641_000_000_000_001)
+    store.commit(Commit((), ()), {}, second)
+    assert store.stream("file:/state") == second
+    assert store.stream("file:/other").batch == -1
