@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -164,6 +165,12 @@ def make_log(tmp_path):
         return path
 
     return make
+
+
+def is_asked_by_signals(pid):
+    """Whether a process has come so far that signals ask it to stop."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGALRM - 1) & 1
 
 
 def wait_until(condition, seconds=30, what="the condition"):

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from conftest import Command, logged, wait_until
+from conftest import Command, is_asked_by_signals, logged, wait_until
 from core_helpers import RULES, beats, log_of
 from oracle import lines_of, report
 from psycopg.conninfo import make_conninfo
@@ -102,12 +102,6 @@ def said(daemon, words):
         if re.search(words, line):
             return
     raise AssertionError(f"it ended without saying {words}")
-
-
-def is_asked_by_signals(pid):
-    """Whether a process has come so far that signals ask it to stop."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGALRM - 1) & 1
 
 
 def end(daemon):

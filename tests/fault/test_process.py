@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import wait_until
+from conftest import is_asked_by_signals, wait_until
 from oracle import lines_of, report
 
 from processor.edges.embedded import binaries
@@ -153,7 +153,7 @@ def test_a_signal_stops_it_cleanly(command, tmp_path, number):
     writer = Writer(log, 7, events=5_000, hours=6)
     writer.write(0.5)
     daemon = command.start("run", log, "--batch-seconds", 60)
-    time.sleep(1.2)
+    wait_until(lambda: is_asked_by_signals(daemon.pid), what="its start")
     writer.write(0.51)
     daemon.send_signal(number)
     assert daemon.wait(5) == 0

@@ -78,16 +78,19 @@ def test_kill_9_again_and_again_with_snapshots_counts_every_line_once(command, e
     dice = random.Random(seed)
     log = tmp_path / "app.log"
     writer = Writer(log, seed, events=40_000, hours=12)
-    used = 0
+    used, start_seconds = 0, 1.0
     for kill in range(1, 13):
         writer.write(kill / 13)
         daemon = eager(
             "run", log, "--batch-lines", dice.choice([20, 200, 2_000]), "--batch-seconds", 0.05
         )
         with pytest.raises(Exception, match="timed out"):
-            daemon.communicate(timeout=dice.uniform(0.6, 1.5))
+            daemon.communicate(timeout=dice.uniform(0.6, 1.5) * start_seconds)
         daemon.send_signal(signal.SIGKILL)
-        used += USED in daemon.communicate()[1]
+        is_used = USED in daemon.communicate()[1]
+        used += is_used
+        # How long a start takes depends on what else the machine does: follow it.
+        start_seconds *= 0.95 if is_used else 1.2
     assert used > 2, "too few runs started from a snapshot to prove anything"
     writer.write(1)
     ended(eager("run", "--once", log))

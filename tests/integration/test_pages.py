@@ -9,7 +9,7 @@ import socket
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from urllib.parse import quote, urlsplit
 
 import psycopg
@@ -247,16 +247,15 @@ def test_slow_readers_of_rows_do_not_keep_others_from_the_page(own_site, databas
     monkeypatch.setattr(pages_module, "_WAIT_SECONDS", 0.05)
     add_rows(database_url, customers=1_000, hours=60)
     address = urlsplit(own_site.url)
-    slow = [socket.socket() for _ in range(pages_module.READERS)]
-    for client in slow:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the kernel takes little too
-        client.connect((address.hostname, address.port))
-        client.sendall(b"GET /api/report HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert client.recv(12) == b"HTTP/1.1 200"
-    assert get(own_site, "/api/report").status == 503
-    assert get(own_site, "/").status == 200
-    for client in slow:
-        client.close()
+    with ExitStack() as slow:
+        for _ in range(pages_module.READERS):
+            client = slow.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so does the kernel
+            client.connect((address.hostname, address.port))
+            client.sendall(b"GET /api/report HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 200"
+        assert get(own_site, "/api/report").status == 503
+        assert get(own_site, "/").status == 200
     wait_until(lambda: get(own_site, "/api/report?customer=1").status == 200)
 
 
