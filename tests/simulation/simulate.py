@@ -23,7 +23,8 @@ from simulated_store import Database, LostCommitError, SimulatedStore
 from processor.edges import source
 from processor.edges.snapshot import SnapshotFiles
 from processor.errors import CheckpointMovedError, GoneError, ProcessorError
-from processor.shell import batches, committer, daemon, retry, snapshots, stop
+from processor.shell import retry, stop
+from processor.shell.run import batches, committer, daemon, snapshots
 from processor.shell.settings import RunSettings
 from processor.shell.stop import Stop
 
