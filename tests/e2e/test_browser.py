@@ -29,7 +29,10 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Look at a page; at the end, see that it complained of nothing."""
+    """Look at a page; at the end, see that it complained of nothing.
+
+    To be asked for last, so that what it looks at ends after it.
+    """
     visits = []
 
     def look(url, **options):
@@ -237,7 +240,7 @@ def total(page):
     return int(page.locator("dd").first.inner_text().replace(",", ""))
 
 
-def test_the_page_follows_the_report_without_being_loaded_again(visit, daemon, writer, command):
+def test_the_page_follows_the_report_without_being_loaded_again(daemon, writer, command, visit):
     """Numbers, charts and rows change; what was sorted, filtered and opened stays so."""
     seen = visit(f"{daemon.url}/")
     page = seen.page
@@ -270,7 +273,7 @@ def test_the_page_follows_the_report_without_being_loaded_again(visit, daemon, w
     seen.complaints.clear()
 
 
-def test_a_page_of_an_empty_report_shows_the_first_rows_when_they_come(visit, command, writer):
+def test_a_page_of_an_empty_report_shows_the_first_rows_when_they_come(command, writer, visit):
     """Before that, it says that there are none."""
     writer.path.touch()
     daemon = Listening(command, writer.path, "--batch-seconds", 0.05)
@@ -282,7 +285,7 @@ def test_a_page_of_an_empty_report_shows_the_first_rows_when_they_come(visit, co
     page.locator("#charts-0 svg").first.wait_for()
 
 
-def test_a_reader_chooses_customer_hours_and_zone(visit, daemon, command):
+def test_a_reader_chooses_customer_hours_and_zone(daemon, command, visit):
     """By the form, or by a link; the links to the rows say the same."""
     page = visit(f"{daemon.url}/").page
     page.locator("#ranking tbody a").first.click()
