@@ -24,7 +24,8 @@ from servers import Server, servers_folder
 
 EAGER = """
 import sys
-from processor.shell import cli, snapshots
+from processor.shell import cli
+from processor.shell.run import snapshots
 snapshots.WORTH_BYTES, snapshots.EVERY_SECONDS = 1, 0
 cli.main()
 """

@@ -70,7 +70,7 @@ SABOTAGES = (
     ),
     Sabotage(
         "question what is committed, after a lost connection",
-        "processor/shell/committer.py",
+        "processor/shell/run/committer.py",
         "if not (sent and self._store.reconcile(commit)):",
         "if True:",
         (UNKNOWN_COMMITS,),

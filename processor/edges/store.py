@@ -426,7 +426,8 @@ class Store:
         return CheckpointMovedError(
             f"{path}: another processor, {by.rpartition(':')[0]}, works on this report: it moved "
             f"this checkpoint to byte {offset} at {at}. Stop one of the two, and let the other "
-            "read all logs"
+            "read all logs; if there is but one, a later copy of the database was put back: start "
+            "again, to go on from there"
         )
 
 

@@ -16,14 +16,14 @@ from processor.edges.overview import Choice
 from processor.edges.reader import Reader
 from processor.edges.store import Store
 from processor.errors import SettingsError
-from processor.shell import daemon, operations, replays, reports
 from processor.shell import generate as generator
-from processor.shell import report as rendering
-from processor.shell.health import Health
-from processor.shell.hours import Zone
-from processor.shell.listening import listening, routes_of
 from processor.shell.logs import LogLevel, end_with, log_to_stderr
-from processor.shell.metrics import Metrics
+from processor.shell.operate import commands as operations
+from processor.shell.operate.health import Health
+from processor.shell.operate.listening import listening, routes_of
+from processor.shell.operate.metrics import Metrics
+from processor.shell.operate.pulse import Pulse
+from processor.shell.operate.watching import watch_status
 from processor.shell.options import (
     CHECKPOINTS,
     CORES,
@@ -41,9 +41,13 @@ from processor.shell.options import (
     Workers,
     defaults,
 )
-from processor.shell.pages import Pages
-from processor.shell.pulse import Pulse
-from processor.shell.report import Format, ReportFormat, TableOrJson
+from processor.shell.replay import commands as replays
+from processor.shell.report import commands as reports
+from processor.shell.report import report as rendering
+from processor.shell.report.hours import Zone
+from processor.shell.report.pages import Pages
+from processor.shell.report.report import Format, ReportFormat, TableOrJson
+from processor.shell.run import daemon
 from processor.shell.settings import Beginning, duration, run_settings
 from processor.shell.stop import Stop
 from processor.shell.terminal import (
@@ -53,7 +57,6 @@ from processor.shell.terminal import (
     output_to,
     progress_bar,
 )
-from processor.shell.watching import watch_status
 from processor.shell.wiring import instant_of, open_reader, open_store, with_stdin
 from processor.spark.commands import app as spark_app
 

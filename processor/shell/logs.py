@@ -14,7 +14,7 @@ from typing import Final, TextIO
 import structlog
 
 from processor.errors import ExitCode, ProcessorError
-from processor.shell.report import printable
+from processor.shell.report.report import printable
 
 _log = logging.getLogger(__name__)
 

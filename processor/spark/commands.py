@@ -8,7 +8,6 @@ import typer
 
 from processor.edges.database import snapshots_at
 from processor.errors import SettingsError
-from processor.shell.changes import ChangesFormat
 from processor.shell.options import (
     CHECKPOINTS,
     AllowedLateness,
@@ -18,7 +17,8 @@ from processor.shell.options import (
     MaxLineBytes,
     Timezone,
 )
-from processor.shell.replays import keep_snapshots, opened, write_switched
+from processor.shell.replay.changes import ChangesFormat
+from processor.shell.replay.commands import keep_snapshots, opened, write_switched
 from processor.shell.settings import RunSettings, run_settings
 from processor.shell.terminal import asked_to_stop, output_to, progress_bar
 from processor.spark.urls import path_of

@@ -12,10 +12,10 @@ from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
 from processor.edges.view import ALL_HOURS, Changes
 from processor.errors import ProcessorError, ReplacedError, SettingsError
-from processor.shell.daemon import Progress
-from processor.shell.recount import Logs, named_logs
-from processor.shell.replay import Replay, begin, forget, unfinished
+from processor.shell.replay.recount import Logs, named_logs
+from processor.shell.replay.replay import Replay, begin, forget, unfinished
 from processor.shell.retry import when_connected
+from processor.shell.run.daemon import Progress
 from processor.shell.settings import RunSettings
 from processor.shell.stop import Stop
 from processor.spark.inputs import LogFile, local_files

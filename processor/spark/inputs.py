@@ -17,7 +17,7 @@ from processor.edges.history import gone
 from processor.edges.identity import KnownFile, ends_of, identify, know
 from processor.edges.store import StoredLog
 from processor.errors import LogError, SettingsError
-from processor.shell.recount import pinned
+from processor.shell.replay.recount import pinned
 from processor.spark.lines import Place
 from processor.spark.urls import name_of
 

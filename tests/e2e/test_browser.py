@@ -12,8 +12,8 @@ from conftest import HOSTILE_NAME, wait_until
 from listening import Listening, Writer
 
 from processor.edges.overview import Choice
-from processor.shell.hours import Zone
-from processor.shell.reports import page_of
+from processor.shell.report.commands import page_of
+from processor.shell.report.hours import Zone
 
 pytestmark = NEEDS_CHROMIUM
 

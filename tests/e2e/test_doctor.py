@@ -11,7 +11,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 PATCHED = """
 from datetime import timedelta
-from processor.shell import cli, doctor
+from processor.shell import cli
+from processor.shell.operate import doctor
 now = doctor.now
 {}
 cli.main()

@@ -12,7 +12,8 @@ import pytest
 from conftest import logged
 
 DEFECT = """
-from processor.shell import cli, daemon
+from processor.shell import cli
+from processor.shell.run import daemon
 def run(*_):
     raise KeyError('canary@example.com')
 daemon.run = run

@@ -27,7 +27,7 @@ from processor.edges.migrations import LOCK
 from processor.edges.view import ALL_HOURS
 from processor.errors import GoneError
 from processor.shell.generate import START, LogShape, generate
-from processor.shell.recount import recounted
+from processor.shell.replay.recount import recounted
 from processor.shell.settings import RunSettings
 from processor.shell.stop import Stop
 

@@ -15,8 +15,8 @@ from conftest import HOSTILE_NAME
 from oracle import lines_of
 
 from processor.edges.overview import Choice
-from processor.shell.hours import MAX_HOURS, Zone
-from processor.shell.reports import page_of
+from processor.shell.report.commands import page_of
+from processor.shell.report.hours import MAX_HOURS, Zone
 
 COLUMNS = (
     "customer_id,hour,page_loads,clicks,unique_user_clicks,related_clicks,clicked_page_loads,"

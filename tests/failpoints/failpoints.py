@@ -25,7 +25,8 @@ from processor.core.fold import Fold
 from processor.edges import files, session, snapshot
 from processor.edges.source import LogReader
 from processor.errors import LedgerError
-from processor.shell import committer, daemon, retry
+from processor.shell import retry
+from processor.shell.run import committer, daemon
 
 TABLES = [
     "hourly_counts",

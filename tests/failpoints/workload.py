@@ -11,8 +11,8 @@ from processor.edges.migrations import migrate
 from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
 from processor.errors import ProcessorError
-from processor.shell import daemon, snapshots
 from processor.shell.generate import LogShape, generate
+from processor.shell.run import daemon, snapshots
 from processor.shell.settings import RunSettings
 from processor.shell.stop import Stop
 

@@ -19,8 +19,8 @@ from processor.edges.embedded import embedded
 from processor.edges.migrations import LOCK
 from processor.edges.store import Store
 from processor.errors import ExitCode
-from processor.shell.committer import Committer
 from processor.shell.generate import LogShape, generate
+from processor.shell.run.committer import Committer
 from processor.shell.stop import Stop
 
 IMPATIENT = (

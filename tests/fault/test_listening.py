@@ -16,7 +16,9 @@ from psycopg.conninfo import conninfo_to_dict
 STUCK_WHILE_A_FILE_IS_THERE = """
 import time
 from pathlib import Path
-from processor.shell import cli, folding, pulse
+from processor.shell import cli
+from processor.shell.run import folding
+from processor.shell.operate import pulse
 pulse.STUCK_SECONDS, pulse.LOOK_SECONDS = 1, 0.1
 turn = folding.Folding.next
 def next(self, before):

@@ -17,10 +17,13 @@ from processor.shell.generate import LogShape, generate
 
 LINES = [f"{line}\n".encode() for line in generate(LogShape(events=6_000, hours=6, seed=41))]
 
-WATCHFUL = (
-    "-c",
-    "from processor.shell import cli, daemon; daemon.CHECK_SECONDS = 0.2; cli.main()",
-)
+PROGRAM = """
+from processor.shell import cli
+from processor.shell.run import daemon
+daemon.CHECK_SECONDS = 0.2
+cli.main()
+"""
+WATCHFUL = ("-c", PROGRAM)
 """Looks often whether the database still has what was committed."""
 
 

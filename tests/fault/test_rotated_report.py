@@ -18,10 +18,10 @@ from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
 from processor.edges.view import ALL_HOURS
 from processor.errors import LogError
-from processor.shell.daemon import run
-from processor.shell.recount import recounted
-from processor.shell.replay import replayed
-from processor.shell.report import ledger
+from processor.shell.replay.recount import recounted
+from processor.shell.replay.replay import replayed
+from processor.shell.report.report import ledger
+from processor.shell.run.daemon import run
 from processor.shell.settings import run_settings
 from processor.shell.stop import Stop
 

@@ -9,11 +9,12 @@ from conftest import logged, wait_until
 from oracle import lines_of, report
 from test_process import Writer, has_committed, settle
 
-from processor.shell.snapshots import WORTH_BYTES
+from processor.shell.run.snapshots import WORTH_BYTES
 
 PROGRAM = """
 import sys
-from processor.shell import cli, snapshots
+from processor.shell import cli
+from processor.shell.run import snapshots
 snapshots.WORTH_BYTES, snapshots.EVERY_SECONDS = 1, 0
 cli.main()
 """

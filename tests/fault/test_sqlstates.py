@@ -13,7 +13,7 @@ from processor.edges.session import ConnectionLostError, DiskFullError, Session
 from processor.edges.store import Store
 from processor.errors import StoreError
 from processor.shell import retry
-from processor.shell.committer import Committer
+from processor.shell.run.committer import Committer
 from processor.shell.stop import Stop
 
 PASSING = (

@@ -21,9 +21,9 @@ from processor.edges import overview as overview_module
 from processor.edges.listener import Address, Listener
 from processor.edges.reader import Reader
 from processor.edges.store import Store
-from processor.shell import page as page_module
-from processor.shell import pages as pages_module
-from processor.shell.pages import Pages
+from processor.shell.report import page as page_module
+from processor.shell.report import pages as pages_module
+from processor.shell.report.pages import Pages
 
 
 class Connections:

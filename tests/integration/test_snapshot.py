@@ -18,11 +18,11 @@ from processor.edges.snapshot import Head, LogTrace, SnapshotError, SnapshotFile
 from processor.edges.source import LogReader
 from processor.edges.store import Store, StoredLog
 from processor.errors import StoreError
-from processor.shell import snapshots
-from processor.shell.daemon import run
-from processor.shell.open_log import OpenLog
+from processor.shell.run import snapshots
+from processor.shell.run.daemon import run
+from processor.shell.run.open_log import OpenLog
+from processor.shell.run.snapshots import Snapshots
 from processor.shell.settings import run_settings
-from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
 
 LINES = [*beats(0, 3 * HOUR), click(3 * HOUR, "a")]

@@ -409,6 +409,28 @@ def test_another_history_of_as_many_commits_is_not_gone_on_with(store, log, conn
     assert not isinstance(caught.value, RewoundError)
 
 
+def test_a_later_copy_that_another_wrote_is_not_gone_on_with_but_by_who_starts(store, log, connect):
+    """It looks as if the other went on: whatever is done is refused, and the words say so."""
+    before = Backup(connect)
+    store.commit(a_commit(log.log_id), {})
+    later = Backup(connect)
+    before.put_back()
+    with closing(Store(connect)) as other:
+        other.adopt(Rules())
+        later.put_back()
+        for act in (
+            other.check,
+            lambda: other.open_logs(()),
+            lambda: other.commit(a_commit(log.log_id), {}),
+            lambda: other.commit(a_commit(log.log_id, 100, 200), {}),
+            lambda: other.reconcile(a_commit(log.log_id)),
+        ):
+            with pytest.raises(CheckpointMovedError, match=r"later copy.*start again, to go on"):
+                act()
+        other.adopt(Rules())
+        other.commit(a_commit(log.log_id, 100, 200), {})
+
+
 def test_a_lost_history_of_ones_own_is_not_gone_on_with(store, connect):
     """Hence and forth between two servers, each with commits that the other does not have."""
     logs = store.open_logs(["/logs/a.log", "/logs/b.log"])

@@ -14,10 +14,10 @@ from processor.core.decode import Decoder
 from processor.core.log import LogState
 from processor.core.model import Checkpoint, Chunk
 from processor.edges.source import LogReader
-from processor.shell import workers as module
-from processor.shell.open_log import CHUNKS_AHEAD, OpenLog, read_ahead
+from processor.shell.run import workers as module
+from processor.shell.run.open_log import CHUNKS_AHEAD, OpenLog, read_ahead
+from processor.shell.run.workers import Workers
 from processor.shell.settings import zone_of
-from processor.shell.workers import Workers
 
 BOM = b"\xef\xbb\xbf"
 CHUNKS = [

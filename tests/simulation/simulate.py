@@ -22,8 +22,9 @@ from simulated_store import Database, LostCommitError, SimulatedStore
 
 from processor.edges import source
 from processor.edges.snapshot import SnapshotFiles
-from processor.errors import GoneError, ProcessorError
-from processor.shell import batches, committer, daemon, retry, snapshots, stop
+from processor.errors import CheckpointMovedError, GoneError, ProcessorError
+from processor.shell import retry, stop
+from processor.shell.run import batches, committer, daemon, snapshots
 from processor.shell.settings import RunSettings
 from processor.shell.stop import Stop
 
@@ -78,6 +79,8 @@ class Life:
         self.stop = Stop()
         self.excuses = []
         """What was done to it that it may halt for."""
+        self.put_back = set()
+        """The last commits of the databases that were put back while it ran."""
 
 
 class Inline:
@@ -313,7 +316,9 @@ class Simulation:
         """An older copy of the database is put back."""
         if self._copies:
             self.counts["rewinds"] += 1
-            self.database.put_back(self.rng.choice(self._copies))
+            copy = self.rng.choice(self._copies)
+            self.database.put_back(copy)
+            self.life.put_back.add(copy.live().commit_id)
 
     def duel(self):
         """Another processor runs meanwhile."""
@@ -355,7 +360,7 @@ class Simulation:
             if isinstance(error, GoneError) and any(log.deleted for log in self.logs):
                 return False
             is_missing = "there is no such file" in str(error) and once and not self.is_calm
-            if not life.excuses and not is_missing:
+            if not life.excuses and not is_missing and not self.is_put_ahead(error, life, store):
                 raise DivergenceError(f"halted without a reason: {error!r}") from error
             return False
         else:
@@ -363,6 +368,16 @@ class Simulation:
         finally:
             life.is_dead = True
             self.files.close_all(life.number)
+
+    def is_put_ahead(self, error, life, store):
+        """Whether a later copy was put back, with commits of others: as if one had gone on."""
+        if type(error) is not CheckpointMovedError:  # its subclass has to be gone on from
+            return False
+        found = self.database.tables.live()
+        is_other = found.last != store.last and found.commit_id in life.put_back
+        is_ahead = is_other and found.commits >= store.last[1]
+        self.counts["halts before a later copy"] += is_ahead
+        return is_ahead
 
     def run(self):
         """Have it live and die, and then come to its end; return what happened how often."""

@@ -163,6 +163,11 @@ class SimulatedStore:
         self.rules = Rules()
         self.identity = f"simulated:{next(_NAMES)}:x"
 
+    @property
+    def last(self):
+        """What this processor knows as committed last: state, how many commits, id."""
+        return self._last
+
     def _connect(self):
         self._database.step("connect")
         return Connection(self._database)

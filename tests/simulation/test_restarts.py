@@ -8,7 +8,7 @@ from oracle import lines_of, report
 from simulated_store import Database, SimulatedStore
 
 from processor.edges.source import LogReader
-from processor.shell import daemon
+from processor.shell.run import daemon
 from processor.shell.settings import RunSettings
 from processor.shell.stop import Stop
 

@@ -4,6 +4,7 @@ import random
 import threading
 
 import pytest
+from backup import Backup
 from conftest import forget_all
 from simulated_store import Database, SimulatedStore
 
@@ -46,6 +47,16 @@ class RealBackend:
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
+
+    def copy(self):
+        """Return what puts back what is there now, and breaks all connections."""
+        backup = Backup(self.connect)
+
+        def put_back():
+            backup.put_back()
+            self.cut()
+
+        return put_back
 
     def everything(self):
         """Return counts, and by log: offset, lines, ledger, dead letters."""
@@ -106,6 +117,11 @@ class SimulatedBackend:
     def cut(self):
         """Break all connections."""
         self.database.epoch += 1
+
+    def copy(self):
+        """Return what puts back what is there now, and breaks all connections."""
+        tables = self.database.tables.copy()
+        return lambda: self.database.put_back(tables)
 
     def everything(self):
         """Return counts, and by log: offset, lines, ledger, dead letters."""
@@ -293,6 +309,7 @@ class Processors:
         self.stores = [backend.store(), backend.store()]
         self.logs = [{}, {}]
         self.sent = [None, None]
+        self.copies = [backend.copy()]
 
     def do(self, who, what, path, end):
         """Do something; return what came of it, and what is there then."""
@@ -331,17 +348,34 @@ class Processors:
         """Break the connections."""
         self.backend.cut()
 
+    def check(self, who, _path, _end):
+        """See whether all is as it was left."""
+        self.stores[who].check()
+
+    def copy(self, _who, _path, _end):
+        """Make a copy of the database."""
+        self.copies.append(self.backend.copy())
+
+    def put_back(self, _who, _path, end):
+        """Put a copy back, an earlier or a later one."""
+        self.copies[end % len(self.copies)]()
+
 
 @pytest.mark.parametrize("seed", range(6))
 def test_both_do_the_same_whatever_is_done_to_them(connect, seed):
     """Two processors, any calls in any order: answers, errors and tables are equal step by step."""
     rng = random.Random(seed)
     real = RealBackend(connect)
-    pair = Processors(real), Processors(SimulatedBackend())
+    simulated = SimulatedBackend()
+    for backend in (real, simulated):
+        backend.store().adopt(Rules())
+    pair = Processors(real), Processors(simulated)
     for store in (store for one in pair for store in one.stores):
         store.adopt(Rules())
     for _ in range(40):
-        what = rng.choice(("open", "send", "send", "send", "ask", "cut"))
+        what = rng.choice(
+            ("open", "send", "send", "send", "ask", "cut", "check", "copy", "put_back")
+        )
         step = rng.randrange(2), what, rng.choice((LOG, OTHER)), rng.randrange(40, 90)
         assert pair[0].do(*step) == pair[1].do(*step), step
     for store in real.stores:

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from processor.edges.reader import ReportRow
 from processor.errors import SettingsError
-from processor.shell.hours import MAX_MONTHS, Zone, by_day, in_zone, instant, rate_of, unit_of
+from processor.shell.report.hours import (
+    MAX_MONTHS,
+    Zone,
+    by_day,
+    in_zone,
+    instant,
+    rate_of,
+    unit_of,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

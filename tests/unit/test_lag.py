@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from processor.shell.lag import MAX_MARKS, Lag
+from processor.shell.operate.lag import MAX_MARKS, Lag
 
 
 def test_what_is_committed_in_time_does_not_lag():

@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from processor.core.model import Checkpoint, Commit, LogCommit, Rules
-from processor.shell.metrics import MAX_LOGS, Metrics
+from processor.shell.operate.metrics import MAX_LOGS, Metrics
 
 ROLES = {"processor_reader", "processor_writer"}
 LOG_METRICS = ("lag_bytes", "lag_seconds", "offset_bytes", "watermark_timestamp_seconds")

@@ -1,7 +1,7 @@
 """Rates and the time left, from what is shown one after the other."""
 
-from processor.shell.report import LogLedger
-from processor.shell.watching import Rate, Rates, time_left
+from processor.shell.operate.watching import Rate, Rates, time_left
+from processor.shell.report.report import LogLedger
 
 
 def ledger(lines, offset, size=1_000):

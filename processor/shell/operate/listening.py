@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from processor.edges.listener import Address, Listener, Route
-from processor.shell.health import Health
-from processor.shell.metrics import Metrics
+from processor.shell.operate.health import Health
+from processor.shell.operate.metrics import Metrics
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Final
 from processor.core.model import Commit
 from processor.edges.store import LogFiles, Store
 from processor.errors import ProcessorError
-from processor.shell.metrics import Metrics
+from processor.shell.operate.metrics import Metrics
 from processor.shell.retry import when_connected
 from processor.shell.stop import Stop
 

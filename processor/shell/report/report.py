@@ -17,7 +17,7 @@ from processor.edges.history import History, known_by
 from processor.edges.reader import DeadLetterGroup, DeadLetterRow, LogStatus, ReportRow
 from processor.edges.source import LogReader
 from processor.errors import LogError
-from processor.shell.hours import DayRow
+from processor.shell.report.hours import DayRow
 
 
 class Format(StrEnum):

@@ -19,11 +19,11 @@ from processor.edges.history import gone, known_by
 from processor.edges.source import ALL_LINES, LogReader
 from processor.edges.store import LogFiles, StoredLog
 from processor.errors import GoneError, LogError
-from processor.shell.open_log import OpenLog, read_ahead
+from processor.shell.run.open_log import OpenLog, read_ahead
+from processor.shell.run.snapshots import Snapshots
+from processor.shell.run.workers import Workers
 from processor.shell.settings import RunSettings, zone_of
-from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
-from processor.shell.workers import Workers
 
 _FIRST_LINES: Final = 1_000
 """Among so many is the first run of a log, but for odd ones, which cost memory only."""

@@ -16,13 +16,13 @@ from processor.edges.source import DRAIN_SECONDS, readable_from
 from processor.edges.store import Store, StoredLog
 from processor.edges.watch import Watch
 from processor.errors import GoneError, LogError, ReplacedError, RewoundError, StoreError
-from processor.shell.batches import Batches
-from processor.shell.committer import Committer
-from processor.shell.folding import Folding
-from processor.shell.metrics import Metrics
+from processor.shell.operate.metrics import Metrics
 from processor.shell.retry import when_connected
+from processor.shell.run.batches import Batches
+from processor.shell.run.committer import Committer
+from processor.shell.run.folding import Folding
+from processor.shell.run.snapshots import Snapshots
 from processor.shell.settings import Beginning, RunSettings
-from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
 
 LOOK_SECONDS: Final = 1.0

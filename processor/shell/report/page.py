@@ -19,10 +19,10 @@ from markupsafe import Markup
 from processor.core.model import MINUTE_US
 from processor.core.rates import LEAST_RANKED, rank
 from processor.edges.overview import MOST_CUSTOMERS, Choice, Overview, Series
-from processor.shell.charts import bars, percent, rates
-from processor.shell.figures import Figure, Figures
-from processor.shell.hours import Zone
-from processor.shell.report import ReportFormat, write_report
+from processor.shell.report.charts import bars, percent, rates
+from processor.shell.report.figures import Figure, Figures
+from processor.shell.report.hours import Zone
+from processor.shell.report.report import ReportFormat, write_report
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -34,7 +34,7 @@ FILE_CUSTOMERS: Final = 10
 _AT_EACH_END: Final = 5
 _LOGS_TOLD: Final = 5
 
-_PARTS: Final = files("processor.shell") / "page_parts"
+_PARTS: Final = files("processor.shell.report") / "page_parts"
 
 
 class Download(NamedTuple):

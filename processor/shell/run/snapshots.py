@@ -21,7 +21,7 @@ from processor.core.fold import BEFORE_ALL, Fold
 from processor.core.model import LogImage, Rules
 from processor.edges.snapshot import Head, LogTrace, SnapshotError, read, write
 from processor.edges.store import StoredLog
-from processor.shell.open_log import OpenLog
+from processor.shell.run.open_log import OpenLog
 
 WORTH_BYTES: Final = 64 << 20
 """About half a second of folding, and more than it takes to load what such a log leaves open."""

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from processor.edges.reader import LogStatus
 from processor.errors import SettingsError, StoreError
-from processor.shell.report import LogLedger, ledger, printable
+from processor.shell.report.report import LogLedger, ledger, printable
 from processor.shell.stop import Stop
 
 LOOK_SECONDS: Final = 1.0

@@ -22,14 +22,14 @@ from processor.edges.snapshot import SnapshotFiles
 from processor.edges.store import Store
 from processor.edges.view import ALL_HOURS, Changes, Generation, Hours
 from processor.errors import CheckpointMovedError, StoreError
-from processor.shell.batches import Batches
-from processor.shell.committer import Committer
-from processor.shell.daemon import LOOK_SECONDS, Progress, collect_seldom
-from processor.shell.folding import Folding
-from processor.shell.recount import Logs, named_logs, pinned, recounted, starts_of
+from processor.shell.replay.recount import Logs, named_logs, pinned, recounted, starts_of
 from processor.shell.retry import when_connected
+from processor.shell.run.batches import Batches
+from processor.shell.run.committer import Committer
+from processor.shell.run.daemon import LOOK_SECONDS, Progress, collect_seldom
+from processor.shell.run.folding import Folding
+from processor.shell.run.snapshots import Snapshots
 from processor.shell.settings import RunSettings
-from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
 
 IS_RUNNING_SECONDS: Final = 3.0

@@ -10,7 +10,7 @@ import orjson
 
 from processor.edges.store import rules_in_words
 from processor.edges.view import ChangedRow, Changes, Counts, Generation, Totals
-from processor.shell.report import Format, write_rows, write_table
+from processor.shell.report.report import Format, write_rows, write_table
 
 _HEADINGS: Final = tuple(name.replace("_", " ") for name in Counts._fields)
 _NOTHING: Final = Counts(0, 0, 0, 0, 0)

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from processor.edges.listener import Request, Response, text
 from processor.errors import ProcessorError
-from processor.shell.metrics import Metrics
-from processor.shell.pulse import STUCK_SECONDS, Pulse
+from processor.shell.operate.metrics import Metrics
+from processor.shell.operate.pulse import STUCK_SECONDS, Pulse
 
 
 class Health:

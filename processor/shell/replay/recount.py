@@ -21,10 +21,10 @@ from processor.edges.source import LogReader, readable_from
 from processor.edges.store import EPOCH, StoredLog, differing_rules
 from processor.edges.view import ALL_HOURS, Generation, Hours, View
 from processor.errors import LogError, SettingsError
-from processor.shell.daemon import Progress, collect_seldom
-from processor.shell.folding import Folding
+from processor.shell.run.daemon import Progress, collect_seldom
+from processor.shell.run.folding import Folding
+from processor.shell.run.snapshots import Snapshots
 from processor.shell.settings import RunSettings
-from processor.shell.snapshots import Snapshots
 from processor.shell.stop import Stop
 
 Logs = dict[Path, StoredLog]

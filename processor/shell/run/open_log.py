@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from processor.core.log import LogState
 from processor.core.model import HOUR_US
 from processor.edges.source import LogReader
-from processor.shell.workers import Task, Workers
+from processor.shell.run.workers import Task, Workers
 
 CHUNKS_AHEAD: Final = 4
 """So many chunks a worker are read ahead: those in its mailboxes, and as many that wait."""

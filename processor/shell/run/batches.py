@@ -2,10 +2,10 @@
 
 import time
 
-from processor.shell.committer import Committer
-from processor.shell.folding import Folding
+from processor.shell.run.committer import Committer
+from processor.shell.run.folding import Folding
+from processor.shell.run.snapshots import Snapshots
 from processor.shell.settings import RunSettings
-from processor.shell.snapshots import Snapshots
 
 
 class Batches:

@@ -19,9 +19,9 @@ from processor.edges.overview import STATEMENT_SECONDS, Choice, Overviews
 from processor.edges.reader import Reader
 from processor.edges.session import Connect
 from processor.errors import SettingsError
-from processor.shell.hours import Zone, in_zone
-from processor.shell.page import TABLE_ROWS, Download, policy, render
-from processor.shell.report import ReportFormat, report_parts
+from processor.shell.report.hours import Zone, in_zone
+from processor.shell.report.page import TABLE_ROWS, Download, policy, render
+from processor.shell.report.report import ReportFormat, report_parts
 from processor.shell.wiring import instant_of
 
 REST: Final = 20

@@ -11,8 +11,8 @@ from processor.core.rates import CustomerRate, Interval
 from processor.edges.overview import Overview, Row, Series
 from processor.edges.reader import ReportRow
 from processor.edges.view import Counts
-from processor.shell.charts import Period
-from processor.shell.hours import Zone, instant, rate_of, unit_of
+from processor.shell.report.charts import Period
+from processor.shell.report.hours import Zone, instant, rate_of, unit_of
 
 _TICKS: Final = 8
 _TICK_HOURS: Final = (1, 2, 3, 6, 12, 24)

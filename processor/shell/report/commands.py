@@ -11,9 +11,9 @@ from processor.edges.parquet import must_be_installed, write_parquet
 from processor.edges.reader import Reader, ReportRow
 from processor.edges.session import Connect
 from processor.errors import SettingsError
-from processor.shell.hours import DayRow, Zone, by_day, in_zone
-from processor.shell.page import FILE_CUSTOMERS, FILE_ROWS, csv_link, render
-from processor.shell.report import ReportFormat, write_report
+from processor.shell.report.hours import DayRow, Zone, by_day, in_zone
+from processor.shell.report.page import FILE_CUSTOMERS, FILE_ROWS, csv_link, render
+from processor.shell.report.report import ReportFormat, write_report
 from processor.shell.terminal import output_to
 
 _PARQUET_TYPES: Final = {

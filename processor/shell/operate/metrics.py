@@ -33,8 +33,8 @@ from processor.core.contract import OTHER_NAMES
 from processor.core.log import MAX_IGNORED_NAMES
 from processor.core.model import SECOND_US, Commit, LogCommit, Rules
 from processor.edges.listener import Request, Response
-from processor.shell.folding import Folding
-from processor.shell.lag import Lag
+from processor.shell.operate.lag import Lag
+from processor.shell.run.folding import Folding
 
 MAX_LOGS: Final = 100
 """So many logs, the first by path, have series of their own."""

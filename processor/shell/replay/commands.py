@@ -22,7 +22,6 @@ from processor.errors import (
     SettingsError,
     StoreError,
 )
-from processor.shell.changes import ChangesFormat, write_changes, write_generations
 from processor.shell.options import (
     CHECKPOINTS,
     CORES,
@@ -37,9 +36,10 @@ from processor.shell.options import (
     Timezone,
     Workers,
 )
-from processor.shell.recount import Engine, must_agree, recounted
-from processor.shell.replay import Replay, replayed
-from processor.shell.report import Format
+from processor.shell.replay.changes import ChangesFormat, write_changes, write_generations
+from processor.shell.replay.recount import Engine, must_agree, recounted
+from processor.shell.replay.replay import Replay, replayed
+from processor.shell.report.report import Format
 from processor.shell.settings import duration, run_settings
 from processor.shell.terminal import asked_to_stop, output_to, progress_bar
 from processor.shell.wiring import instant_of, with_stdin

@@ -6,8 +6,8 @@ import typer
 
 from processor.edges.listener import Address, ask
 from processor.errors import ExitCode, SettingsError
-from processor.shell import doctor as doctor_checks
-from processor.shell.doctor import FAILED
+from processor.shell.operate import doctor as doctor_checks
+from processor.shell.operate.doctor import FAILED
 from processor.shell.options import (
     CHECKPOINTS,
     CORES,
@@ -24,7 +24,7 @@ from processor.shell.options import (
     Timezone,
     Workers,
 )
-from processor.shell.report import Format, write_rows
+from processor.shell.report.report import Format, write_rows
 from processor.shell.terminal import output_to
 
 app = typer.Typer()

@@ -1,0 +1,1 @@
+"""What operators look at: metrics, health, checks, the status as it changes."""

@@ -1,0 +1,1 @@
+"""The report as people and programs read it: rows, page, charts."""
