@@ -5,8 +5,8 @@
 --     CREATE ROLE reader LOGIN PASSWORD '…' IN ROLE processor_reader;
 --     CREATE ROLE writer LOGIN PASSWORD '…' IN ROLE processor_writer;
 --
--- processor_reader: report, status, dead-letters, verify, doctor. It can write nothing.
--- processor_writer: run, spark run. It can neither delete what was counted nor change a table; what
+-- processor_reader: report, status, dead-letters, verify. It can write nothing.
+-- processor_writer: run, spark run, doctor. It can neither delete what was counted nor change a table; what
 -- does, is the owner's: migrate, replay, spark replay, generations drop and switch, prune.
 --
 -- No migration: roles belong to the server, not to a database. To be run again after a migration.
