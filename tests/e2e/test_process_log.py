@@ -94,7 +94,7 @@ def test_a_defect_is_one_line_without_data(command, make_log):
     _, said = process.communicate(timeout=60)
     (entry,) = [json.loads(line) for line in said.splitlines()]
     assert (process.returncode, entry["level"], entry["exit_code"]) == (1, "error", 1)
-    assert "KeyError in run, <string>:4; report it" in entry["event"]
+    assert "KeyError in run, <string>:5; report it" in entry["event"]
     assert "canary" not in said
 
 

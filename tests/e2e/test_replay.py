@@ -859,7 +859,7 @@ def wild(lines, clicks_after):
             yield FIRED_AT.sub(now[0].replace("\\", r"\\"), loaded).replace(PAGE_LOAD, CLICK)
 
 
-@pytest.mark.parametrize("batch_lines", [40, 700])
+@pytest.mark.parametrize("batch_lines", [pytest.param(40, marks=pytest.mark.torture), 700])
 def test_only_the_hours_that_are_asked_for_are_made_anew(command, db, tmp_path, batch_lines):
     """Of several logs, with visits across the borders, late lines and lines ahead of time."""
     lines = messy(events=4_000, hours=10, customers=3, users=30)

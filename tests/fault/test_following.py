@@ -103,7 +103,7 @@ def test_standard_input_is_read_once_however_often_it_is_given(command, tmp_path
     assert "--once" in command("run", "-", exit_code=2).stderr
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.torture), 2])
 def test_a_hundred_logs_of_unequal_age_are_replayed_at_once(command, tmp_path, workers):
     """The table is the oracle's, and the state is that of a few: the oldest is read first."""
     lines = list(

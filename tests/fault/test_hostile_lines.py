@@ -176,7 +176,7 @@ def test_half_a_line_waits_and_counts_once_when_it_is_finished(command, tmp_path
     assert command.report() == report(lines)
 
 
-@pytest.mark.parametrize("limit", [1 << 16, 1 << 20])
+@pytest.mark.parametrize("limit", [pytest.param(1 << 16, marks=pytest.mark.torture), 1 << 20])
 def test_a_line_of_a_gigabyte_is_passed_in_constant_memory(command, tmp_path, limit):
     """Fault 11: also when a restart comes in its midst; the lines after it are read once."""
     path = tmp_path / "app.log"

@@ -25,6 +25,7 @@ cli.main()
 """The command, for which the wall clock jumps by up to thirty years whenever it is asked."""
 
 
+@pytest.mark.torture
 def test_kill_9_while_it_migrates_leaves_a_schema_that_can_be_gone_on_from(command, make_log):
     """Fault 24: each step of the schema is there, or none of it."""
     log = make_log(events=1_000, hours=2)
