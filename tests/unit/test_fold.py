@@ -20,7 +20,7 @@ from oracle import report
 
 from processor.core.contract import OTHER_NAMES
 from processor.core.decode import Decoder
-from processor.core.fold import MAX_AHEAD_LINES, first_instant
+from processor.core.fold import MAX_AHEAD_LINES, first_instant, next_instant
 from processor.core.log import MAX_IGNORED_NAMES, LogState
 from processor.core.model import HOUR_US, Checkpoint, Chunk, Increment, Rules
 from processor.core.watermark import RUN_LINES
@@ -373,6 +373,22 @@ def test_a_log_is_known_to_start_at_the_earliest_line_of_its_first_run():
 
 def starts_at(lines):
     return first_instant(Decoder().decode(chunk_of(lines)).instants)
+
+
+@pytest.mark.parametrize(
+    ("instants", "goes_on"),
+    [
+        ([], 100),
+        ([90, 105], 100),
+        ([105, 900], 105),
+        ([900] * (RUN_LINES - 1), 100),
+        ([900] * RUN_LINES, 900),
+    ],
+    ids=["nothing", "behind", "near", "few that may be wild", "a run"],
+)
+def test_a_log_goes_on_where_its_next_lines_are_unless_they_may_all_be_wild(instants, goes_on):
+    """From the watermark 100, with a lateness of 10."""
+    assert next_instant(instants, 100, 10) == goes_on
 
 
 def two_logs(starts_at):
