@@ -139,6 +139,7 @@ def test_a_cluster_gives_the_table_of_the_oracle_though_an_executor_is_killed(
     assert ledger_of(command) == len(lines)
 
 
+@pytest.mark.torture
 def test_a_stream_whose_driver_is_killed_at_random_counts_each_line_once(spark_command, tmp_path):
     """Ten times: while it starts, while a batch is under way, or about to be committed."""
     rng = random.Random(seed := random.randrange(1 << 32))

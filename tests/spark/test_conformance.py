@@ -267,7 +267,7 @@ def test_files_elsewhere_are_logs_of_their_own_and_become_live_in_one_step(
             pass
         assert command.report() == expected([page_load(0)])
         with replayed(*given, generations, *rest, only_these=True) as changes:
-            assert changes.totals().after.page_loads == sum(
+            assert changes.totals.after.page_loads == sum(
                 row[0] for row in expected(lines).values()
             )
     assert command.report() == expected(lines)
