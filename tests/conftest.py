@@ -137,16 +137,17 @@ def logged(stderr, level):
 @pytest.fixture
 def command(database_url, tmp_path):
     """The installed command, in a folder of its own."""
-    yield from _command(database_url, tmp_path)
+    yield from running_command(database_url, tmp_path)
 
 
 @pytest.fixture
 def embedded_command(tmp_path):
     """The installed command with the embedded database."""
-    yield from _command(None, tmp_path)
+    yield from running_command(None, tmp_path)
 
 
-def _command(database_url, folder):
+def running_command(database_url, folder):
+    """Yield the command, and end what it has started."""
     command = Command(database_url, folder)
     yield command
     for process in command.started:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
-from conftest import Command, is_asked_by_signals, logged, wait_until
+from conftest import is_asked_by_signals, logged, running_command, wait_until
 from core_helpers import RULES, beats, log_of
 from oracle import lines_of, report
 from psycopg.conninfo import make_conninfo
@@ -81,12 +81,7 @@ def server(tmp_path_factory):
 @pytest.fixture
 def command(server, tmp_path):
     """The installed command, with that server."""
-    command = Command(server.url, tmp_path)
-    yield command
-    for process in command.started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    yield from running_command(server.url, tmp_path)
 
 
 @pytest.fixture
