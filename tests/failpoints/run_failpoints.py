@@ -39,6 +39,7 @@ SURVEYS = {
     "reconnect": {"loses": True},
     "snapshot": {"saves": True},
 }
+KINDS = (*SURVEYS, "start", "migration")
 
 
 def plan(workload, most):
@@ -154,6 +155,7 @@ def main():
     """Test all, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--hits", type=int, default=200, help="how many hits of each step")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="steps of what")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     started, table = time.monotonic(), defaultdict(Counter)
@@ -161,7 +163,8 @@ def main():
         pool = ProcessPoolExecutor(options.processes, initializer=_begin, initargs=(url, folder))
         with pool:
             planned = pool.submit(_plan, options.hits).result()
-            for done in pool.map(_test, shares_of(tasks_of(planned))):
+            chosen = {at: lines for at, lines in planned.items() if at[0] in options.kinds}
+            for done in pool.map(_test, shares_of(tasks_of(chosen))):
                 for (kind, step, action, hits, _), acted, is_equal in done:
                     table[kind, step][action] += acted
                     table[kind, step][action, "EQ"] += acted * is_equal
