@@ -141,6 +141,14 @@ def command(database_url, tmp_path):
 
 
 @pytest.fixture
+def db(command):
+    """A connection to the database of the command."""
+    url = command.environment["PROCESSOR_DATABASE_URL"]
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
 def embedded_command(tmp_path):
     """The installed command with the embedded database."""
     yield from running_command(None, tmp_path)

@@ -4,19 +4,20 @@ import os
 import re
 import signal
 import threading
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import is_asked_by_signals, logged, running_command, wait_until
 from core_helpers import RULES, beats, log_of
 from oracle import lines_of, report
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict
+from servers import Server, servers_folder
 from test_sqlstates import a_commit, counted
 
 from processor.edges import session
-from processor.edges.embedded import embedded
 from processor.edges.migrations import LOCK
+from processor.edges.session import Connection
 from processor.edges.store import Store
 from processor.errors import ExitCode
 from processor.shell.generate import LogShape, generate
@@ -36,52 +37,28 @@ cli.main()
 )
 
 
-class Server:
-    """A server of one test, which may be away."""
-
-    def __init__(self, checkpoints):
-        self._checkpoints = checkpoints
-        self._running = ExitStack()
-        self.url = make_conninfo(
-            host=str(checkpoints / "postgres"),
-            user="processor",
-            dbname="postgres",
-            password="hunter2",  # noqa: S106 - which is not asked for
-            connect_timeout=2,
-        )
-
-    def start(self):
-        """Have it run."""
-        self.connect = self._running.enter_context(embedded(self._checkpoints))
-
-    def stop(self):
-        """Have it be away."""
-        self._running.close()
-
-    def processes(self):
-        """Return the processes of the server, its first one at the end."""
-        first = int((self._checkpoints / "postgres" / "postmaster.pid").read_text().split()[0])
-        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        return [*map(int, children), first]
-
-    def signal(self, number):
-        """Send a signal to all of its processes."""
-        for pid in self.processes():
-            with suppress(ProcessLookupError):  # it had little to do, and is done
-                os.kill(pid, number)
+PASSWORD = "hunter2"  # noqa: S105 - which is not asked for
 
 
 @pytest.fixture
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("pg"))
-    yield server
-    server.stop()
+def server():
+    """A server of one test, which is away until it is started."""
+    with servers_folder() as folder:
+        server = Server(folder)
+        yield server
+        server.close()
 
 
 @pytest.fixture
 def command(server, tmp_path):
     """The installed command, with that server."""
-    yield from running_command(server.url, tmp_path)
+    yield from running_command(server.url(password=PASSWORD, connect_timeout=2), tmp_path)
+
+
+@pytest.fixture
+def connect(server):
+    """What connects to that server, as the package does."""
+    return lambda: Connection.open(**conninfo_to_dict(server.url()))
 
 
 @pytest.fixture
@@ -108,11 +85,9 @@ def end(daemon):
 
 def wait_for_end(server, log):
     def is_at_end():
-        with server.connect() as connection:
-            if connection.execute("SELECT to_regclass('generations')").fetchone() == (None,):
-                return False
-            found = connection.execute("SELECT byte_offset FROM checkpoints").fetchall()
-        return found == [(log.stat().st_size,)]
+        if server.sql("SELECT to_regclass('generations')") == [(None,)]:
+            return False
+        return server.sql("SELECT byte_offset FROM checkpoints") == [(log.stat().st_size,)]
 
     wait_until(is_at_end, seconds=60, what="the end of the log")
 
@@ -141,7 +116,7 @@ def test_who_has_an_end_gives_up_in_the_end(command, log, arguments):
     failed = command(*arguments, log, program=IMPATIENT, exit_code=ExitCode.FAILED)
     (words,) = logged(failed.stderr, "error")
     assert words.startswith("the database is away or held up: connection")
-    assert "hunter2" not in failed.stderr
+    assert PASSWORD not in failed.stderr
 
 
 def test_a_server_that_stops_is_waited_for_and_a_stop_ends_that(server, command, log):
@@ -177,7 +152,7 @@ def test_memory_is_bounded_while_the_database_is_away(server, command, log):
     server.start()
     daemon = command.start("run", log, "--batch-lines", 2_000, "--workers", 1, program=IMPATIENT)
     wait_for_end(server, log)
-    server.stop()
+    server.close()
     lines = [f"{line}\n" for line in generate(LogShape(events=50_000, hours=100, seed=52))]
     before = memory_bytes(daemon.pid)
     with log.open("a") as file:
@@ -191,11 +166,11 @@ def test_memory_is_bounded_while_the_database_is_away(server, command, log):
 
 
 @pytest.mark.parametrize("is_written", [True, False])
-def test_a_commit_that_hangs_is_given_up_and_asked_for(server, monkeypatch, is_written):
+def test_a_commit_that_hangs_is_given_up_and_asked_for(server, connect, monkeypatch, is_written):
     """By a clock of our own; then the server says what became of it, once it can."""
     monkeypatch.setattr(session, "ANSWER_SECONDS", 0.5)
     server.start()
-    with closing(Store(server.connect)) as store, server.connect() as connection:
+    with closing(Store(connect)) as store, connect() as connection:
         store.migrate()
         store.adopt(RULES)
         log = store.open_logs(["/logs/app.log"])["/logs/app.log"]
@@ -221,10 +196,10 @@ def test_a_commit_that_hangs_is_given_up_and_asked_for(server, monkeypatch, is_w
         assert counted(connection) == (100, 2, 1, 3, 1)
 
 
-def test_a_migration_waits_for_a_lock_for_a_while_and_leaves_nothing_of_a_step(server):
+def test_a_migration_waits_for_a_lock_for_a_while_and_leaves_nothing_of_a_step(server, connect):
     """Who comes after it waits for it too, so it is short; then it is tried again."""
     server.start()
-    with closing(Store(server.connect)) as store, server.connect() as connection:
+    with closing(Store(connect)) as store, connect() as connection:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
             waiting = threading.Thread(target=store.migrate)
