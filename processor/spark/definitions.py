@@ -63,7 +63,7 @@ def _clicking_users(events: "DataFrame") -> "DataFrame":
     # A filter that does not look at the time would be moved ahead of the watermark, and hide from
     # it how time goes on.
     clicks = _distinct(events.where(sql.when(sql.col("at").isNotNull(), sql.col("is_click"))))
-    return clicks.withColumn("open", sql.window("at", "1 hour")).dropDuplicates([*keys, "open"])
+    return clicks.select(*keys, sql.window("at", "1 hour").alias("open")).dropDuplicates()
 
 
 def _related(events: "DataFrame", rules: Rules) -> "DataFrame":
@@ -77,7 +77,10 @@ def _related(events: "DataFrame", rules: Rules) -> "DataFrame":
     if events.isStreaming:
         reach = f"INTERVAL {window} MICROSECONDS"
         is_near += f" AND one.at >= other.at - {reach} AND one.at <= other.at + {reach}"
-    related = events.alias("one").join(events.alias("other"), sql.expr(is_near), "left_semi")
+    at = ["at"] if events.isStreaming else []
+    ones = events.select(*_EVENT, "customer", "hour", *at).alias("one")
+    others = events.select(*_EVENT, *at).alias("other")
+    related = ones.join(others, sql.expr(is_near), "left_semi")
     return _distinct(related)
 
 

@@ -89,6 +89,7 @@ def test_parquet_goes_through_pipes_and_links(folded, tmp_path):
         (["--format", "html", "--timezone", "Asia/Kolkata"], "+5:30:00 from UTC"),
         (["--timezone", "Asia/Kolkata", "--daily"], "+5:30:00 from UTC"),
         (["--timezone", "Mars/Base"], "no such time zone"),
+        (["--customer", str(1 << 63)], "--customer: is a whole number of 64 bits"),
         (["--timezone", "Australia/Lord_Howe", "--from", "2022-07-01"], None),
     ],
 )

@@ -14,6 +14,7 @@ from contextlib import closing
 from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
+from processor.core.contract import INT64_MAX, INT64_MIN
 from processor.edges.listener import Request, Response, Route, text
 from processor.edges.overview import STATEMENT_SECONDS, Choice, Overviews
 from processor.edges.reader import Reader
@@ -30,7 +31,6 @@ READERS: Final = 4
 KEPT_PAGES: Final = 8
 _WAIT_SECONDS: Final = 2.0
 _MAX_CUSTOMERS: Final = 100
-_INT64_END: Final = 1 << 63
 
 _TYPES: Final = {
     ReportFormat.CSV: "text/csv; charset=utf-8",
@@ -210,8 +210,8 @@ def _customers(request: Request) -> tuple[int, ...]:
     try:
         customers = {int(word) for word in words}
     except ValueError:
-        customers = {_INT64_END}
-    if any(not -_INT64_END <= customer < _INT64_END for customer in customers):
+        customers = {INT64_MAX + 1}
+    if any(not INT64_MIN <= customer <= INT64_MAX for customer in customers):
         raise SettingsError("customer: is a whole number of 64 bits, or several")
     if len(customers) > _MAX_CUSTOMERS:
         raise SettingsError(f"customer: there may be {_MAX_CUSTOMERS}")

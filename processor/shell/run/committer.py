@@ -102,10 +102,11 @@ class _Summary:
         """Say what was committed since this process started."""
         self._told = time.monotonic()
         _log.info(
-            "committed %d lines, %d of them dead letters, in %d batches",
+            "committed %d lines, %d of them dead letters, in %d %s",
             self._lines,
             self._dead_letters,
             self._batches,
+            "batch" if self._batches == 1 else "batches",
             extra={
                 "lines": self._lines,
                 "dead_letters": self._dead_letters,
