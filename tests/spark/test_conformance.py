@@ -176,7 +176,7 @@ def in_files(folder, lines, count):
 
 
 def streamed(spark, store, folder, checkpoint, files_per_trigger):
-    """Count what is in a folder; raise what went wrong."""
+    """Count what is in a folder, and return the plan by which; raise what went wrong."""
     store.adopt(RULES)
     counting = Counting(store, RULES, f"file://{checkpoint}")
     query = counting.start(spark, [url_of(f"{folder}/*")], files_per_trigger, once=True)
@@ -184,6 +184,7 @@ def streamed(spark, store, folder, checkpoint, files_per_trigger):
         query.awaitTermination()
     except StreamingQueryException:
         raise counting.error from None
+    return query._jsq.explainInternal(False)  # noqa: SLF001 - explain() prints it
 
 
 def out_of_order(lines, rng, by=9 * MINUTE):
@@ -206,7 +207,8 @@ def test_a_stream_of_files_gives_the_table_of_the_oracle_and_counts_what_is_late
     mixed = out_of_order(hostile() + lines, rng)
     files = in_files(tmp_path / "in", mixed, 6)
     files[2].rename(tmp_path / "in" / "002b.log")
-    streamed(spark, store, tmp_path / "in", tmp_path / "state", 2)
+    plan = streamed(spark, store, tmp_path / "in", tmp_path / "state", 2)
+    assert plan.count("MapInArrow") == 1, "each line is decoded once"
     assert command.report() == expected(mixed)
     assert sum(log["lines"] for log in command.status()) == len(mixed)
     assert "no rows differ" in command("verify", tmp_path / "in" / "*").stdout
