@@ -25,7 +25,7 @@ from processor.edges.store import (
     timestamp_of,
 )
 from processor.edges.view import OF_HOURS, Generation, Hours, View, logs_of
-from processor.errors import CheckpointMovedError, SettingsError
+from processor.errors import CheckpointMovedError, SettingsError, StoreError
 
 HELD_MILLISECONDS: Final = 900
 """So long the live generation is held at most."""
@@ -131,6 +131,9 @@ LEFT JOIN checkpoints n ON n.generation = %(new)s AND n.path = l.path
 WHERE l.generation = %(old)s AND l.path = ANY(%(paths)s)
     AND coalesce(n.byte_offset, 0) < l.byte_offset"""
 
+_MAY_DELETE: Final = """
+SELECT bool_and(has_table_privilege(name, 'DELETE'))
+FROM unnest(ARRAY['dead_letters', 'generations', 'hourly_counts']) AS name"""
 _BEGIN_VIEW: Final = """
 BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL idle_in_transaction_session_timeout = 0"""
 _FOR_SHORT: Final[LiteralString] = f"""
@@ -229,6 +232,20 @@ class Generations:
                     break
             until = time.monotonic() + HELD_MILLISECONDS / 1000
             yield Held(connection, row[0] if row else None, until)
+
+    def must_be_allowed(self) -> None:
+        """See that this user may end a replay, which deletes what it replaces.
+
+        Raises:
+            StoreError: that is not so.
+
+        """
+        with self._session.connection() as connection:
+            if connection.execute(_MAY_DELETE).fetchone() != (True,):
+                raise StoreError(
+                    "this user may not delete what was counted, as a replay does with what it "
+                    "replaces. Make it as the owner of the tables"
+                )
 
     def begin(
         self,

@@ -98,6 +98,7 @@ def _replayed_elsewhere(
     only_these: bool,
 ) -> Iterator[Changes | None]:
     """Make the report anew of files that this machine does not have: each is a log of its own."""
+    generations.must_be_allowed()
     forget(generations, unfinished(generations, stop))
     generation = generations.begin(rules, {}, store.identity)
     store.bind(generation, rules)

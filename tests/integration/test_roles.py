@@ -1,5 +1,6 @@
 """The roles in `schema/roles.sql`: enough rights for their work, and no others."""
 
+import json
 import os
 
 import psycopg
@@ -101,3 +102,16 @@ def test_a_reader_that_tries_to_write_is_told(command, users, make_log):
     assert "processor_writer" in refused
     command.environment["PROCESSOR_DATABASE_URL"] = users["nobody"]
     assert "none that this user may see" in command("report", exit_code=1).stderr
+
+
+def test_a_writer_that_replays_is_told_before_anything_is_read(command, users, make_log):
+    """All of it, or some hours."""
+    log = make_log(events=100)
+    command.environment["PROCESSOR_DATABASE_URL"] = users["writer"]
+    command("run", "--once", log)
+    for options in ([], ["--from", "2022-01-01"]):
+        refused = command("replay", log, *options, exit_code=1).stderr
+        assert "as the owner of the tables" in refused
+    assert [
+        one["state"] for one in json.loads(command("generations", "--format", "json").stdout)
+    ] == ["live"]

@@ -105,6 +105,7 @@ def begin(
         ProcessorError: there cannot be one.
 
     """
+    generations.must_be_allowed()
     left_over = unfinished(generations, stop)
     accept_loss = settings.accept_loss
     with generations.view() as view:
