@@ -56,7 +56,7 @@ def test_alerts_are_valid_and_fire_when_they_should():
 @pytest.fixture
 def daemon(command, tmp_path):
     """A daemon that has folded a log, and still does."""
-    writer = Writer(tmp_path / "app.log", events=2_000, hours=3, malformed=0.02, late=0.02)
+    writer = Writer(tmp_path / "app.log", events=2_000, hours=3, malformed=0.004, late=0.004)
     writer.write(0.5)
     daemon = Listening(command, writer.path, "--batch-seconds", 0.05)
     daemon.wait_for("/readyz", 200)

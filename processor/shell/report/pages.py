@@ -29,7 +29,7 @@ REST: Final = 20
 VIEWERS: Final = 4
 READERS: Final = 4
 KEPT_PAGES: Final = 8
-_WAIT_SECONDS: Final = 2.0
+_WAIT_SECONDS: Final = 10.0
 _MAX_CUSTOMERS: Final = 100
 
 _TYPES: Final = {
