@@ -3,9 +3,9 @@
 import contextlib
 import json
 import re
-from datetime import UTC, timedelta
+from datetime import timedelta
 
-from conftest import wait_until
+from conftest import COUNTS, wait_until
 from oracle import ISO_HOUR
 
 from processor.shell.generate import START, LogShape, generate
@@ -14,8 +14,6 @@ OTHER = ("--allowed-lateness", "4h", "--attribution-window", "60s")
 
 OTHER_RULES = {"lateness": timedelta(hours=4), "window": timedelta(seconds=60)}
 """The same for the oracle."""
-
-COUNTS = ("page_loads", "clicks", "unique_user_clicks", "related_clicks", "clicked_page_loads")
 
 TABLES = (
     "generations",
@@ -39,15 +37,6 @@ def append(path, lines):
     with path.open("a") as log:
         log.writelines(f"{line}\n" for line in lines)
     return path
-
-
-def table(db):
-    """Return the live report as the oracle does."""
-    rows = db.execute(f"SELECT customer_id, hour, {', '.join(COUNTS)} FROM hourly_report")
-    return {
-        (customer, hour.astimezone(UTC).strftime(ISO_HOUR)): tuple(counts)
-        for customer, hour, *counts in rows
-    }
 
 
 def contents(db):

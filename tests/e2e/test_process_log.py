@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import logged
+from conftest import IMPATIENT, logged
 
 DEFECT = """
 from processor.shell import cli
@@ -124,7 +124,8 @@ def test_no_level_tells_a_password(command, make_log):
     log = make_log(events=10)
     for url in ("postgresql://u:secret@127.0.0.1:9/x", "postgresql://u:sec@ret@127.0.0.1/x"):
         command.environment["PROCESSOR_DATABASE_URL"] = url
-        failed = command("--log-level", "debug", "run", "--once", log, exit_code=None)
+        options = {"program": IMPATIENT, "exit_code": None}
+        failed = command("--log-level", "debug", "run", "--once", log, **options)
         assert failed.returncode in (1, 2)
         assert "secret" not in failed.stderr
         assert "sec@ret" not in failed.stderr

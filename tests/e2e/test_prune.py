@@ -3,20 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 import psycopg
-from conftest import wait_until
+from conftest import table, wait_until
 from oracle import lines_of, report
-from replays import (
-    OTHER,
-    OTHER_RULES,
-    append,
-    at_hour,
-    messy,
-    replaying,
-    slowed,
-    snapshots,
-    states,
-    table,
-)
+from replays import OTHER, OTHER_RULES, append, at_hour, messy, replaying, slowed, snapshots, states
 
 from processor.shell.generate import START
 

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import wait_until
+from conftest import COUNTS, table, wait_until
 from oracle import lines_of, report
 from replays import (
-    COUNTS,
     OTHER,
     OTHER_RULES,
     append,
@@ -35,7 +34,6 @@ from replays import (
     slowed,
     snapshots,
     states,
-    table,
 )
 
 from processor.edges.migrations import LOCK

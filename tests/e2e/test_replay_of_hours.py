@@ -5,8 +5,9 @@ import shutil
 from datetime import datetime, timedelta
 
 import pytest
+from conftest import table
 from oracle import lines_of, report
-from replays import OTHER, append, at_hour, contents, differing, messy, shown, table
+from replays import OTHER, append, at_hour, contents, differing, messy, shown
 
 from processor.core.contract import CLICK, PAGE_LOAD
 from processor.shell.generate import START

@@ -5,9 +5,9 @@ import shutil
 
 import psycopg
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, table
 from oracle import lines_of, report
-from replays import OTHER, OTHER_RULES, append, generations, messy, states, table
+from replays import OTHER, OTHER_RULES, append, generations, messy, states
 
 
 def as_version_4(db):

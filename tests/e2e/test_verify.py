@@ -5,18 +5,9 @@ import os
 from datetime import timedelta
 
 import pytest
+from conftest import COUNTS, table
 from oracle import lines_of, report
-from replays import (
-    COUNTS,
-    append,
-    contents,
-    differing,
-    large,
-    messy,
-    shown,
-    snapshots,
-    table,
-)
+from replays import append, contents, differing, large, messy, shown, snapshots
 
 from processor.edges.generations import Generations
 from processor.edges.view import ALL_HOURS

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import is_asked_by_signals, logged, running_command, wait_until
+from conftest import IMPATIENT, is_asked_by_signals, logged, running_command, wait_until
 from core_helpers import RULES, beats, log_of
 from oracle import lines_of, report
 from psycopg.conninfo import conninfo_to_dict
@@ -23,19 +23,6 @@ from processor.errors import ExitCode
 from processor.shell.generate import LogShape, generate
 from processor.shell.run.committer import Committer
 from processor.shell.stop import Stop
-
-IMPATIENT = (
-    "-c",
-    """
-from processor.edges import session
-from processor.shell import cli, retry
-
-session.ANSWER_SECONDS = retry.PATIENCE_SECONDS = 1
-retry._LAST_RETRY_SECONDS = 0.2
-cli.main()
-""",
-)
-
 
 PASSWORD = "hunter2"  # noqa: S105 - which is not asked for
 

@@ -64,6 +64,7 @@ def test_a_writer_folds_and_a_reader_reads(command, users, make_log):
     assert command.ledger()["lines"] == 4_000
     command("dead-letters", "--each", "--show")
     command("generations")
+    command("report")
 
 
 def test_a_reader_verifies(command, users, make_log):
