@@ -145,7 +145,18 @@ def failing(folder, tests, server):
         "PROCESSOR_TEST_DATABASE_URL": server.url(),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n0", "-q", "--tb=no", "-p", "no:cacheprovider", *tests],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-n0",
+            "-q",
+            "-rf",
+            "--tb=no",
+            "-p",
+            "no:cacheprovider",
+            *tests,
+        ],
         cwd=folder,
         env=environment,
         check=False,
@@ -153,9 +164,10 @@ def failing(folder, tests, server):
         text=True,
         timeout=SECONDS,
     )
-    if done.returncode not in (0, 1):
+    failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    if done.returncode != bool(failed):
         raise SystemExit(f"the tests cannot be run:\n{done.stdout}{done.stderr}")
-    return re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    return failed
 
 
 def attempt(sabotage, folder, server):
