@@ -120,6 +120,8 @@ SABOTAGES = (
     ),
 )
 
+PYTEST = (sys.executable, "-m", "pytest", "-n0", "-q", "-rf", "--tb=no", "-p", "no:cacheprovider")
+
 
 def copy_to(folder):
     """Copy the project, without what it does not need to be tested."""
@@ -145,18 +147,7 @@ def failing(folder, tests, server):
         "PROCESSOR_TEST_DATABASE_URL": server.url(),
     }
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-n0",
-            "-q",
-            "-rf",
-            "--tb=no",
-            "-p",
-            "no:cacheprovider",
-            *tests,
-        ],
+        [*PYTEST, *tests],
         cwd=folder,
         env=environment,
         check=False,

@@ -57,7 +57,7 @@ from processor.shell.terminal import (
     output_to,
     progress_bar,
 )
-from processor.shell.wiring import instant_of, open_reader, open_store, with_stdin
+from processor.shell.wiring import customers_of, instant_of, open_reader, open_store, with_stdin
 from processor.spark.commands import app as spark_app
 
 app = typer.Typer(
@@ -255,7 +255,7 @@ def report(
     """
     zone = Zone(timezone)
     choice = Choice(
-        tuple(customer or ()),
+        customers_of("--customer", customer or ()),
         instant_of("--from", from_, zone.tz),
         instant_of("--to", to, zone.tz),
     )

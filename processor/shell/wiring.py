@@ -1,10 +1,11 @@
 """What several commands set up: the database, the logs, the times that they are given."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
+from processor.core.contract import INT64_MAX, INT64_MIN
 from processor.edges.database import database
 from processor.edges.files import STDIN
 from processor.edges.reader import Reader
@@ -33,6 +34,18 @@ def open_reader(url: str | None, checkpoints: Path) -> Iterator[Reader]:
     """Open the reading side of a database."""
     with database(url, checkpoints) as connect:
         yield Reader(connect)
+
+
+def customers_of(option: str, customers: Collection[int]) -> tuple[int, ...]:
+    """Return the customers that an option names.
+
+    Raises:
+        SettingsError: one of them cannot be a customer.
+
+    """
+    if any(not INT64_MIN <= customer <= INT64_MAX for customer in customers):
+        raise SettingsError(f"{option}: is a whole number of 64 bits, or several")
+    return tuple(customers)
 
 
 def instant_of(option: str, text: str | None, zone: tzinfo = UTC) -> datetime | None:

@@ -74,10 +74,10 @@ def _related(events: "DataFrame", rules: Rules) -> "DataFrame":
         "one.visit = other.visit AND one.is_click <> other.is_click "
         f"AND {since_load} BETWEEN 0 AND {window}L"
     )
-    if events.isStreaming:
+    at = ["at"] if events.isStreaming else []
+    if at:
         reach = f"INTERVAL {window} MICROSECONDS"
         is_near += f" AND one.at >= other.at - {reach} AND one.at <= other.at + {reach}"
-    at = ["at"] if events.isStreaming else []
     ones = events.select(*_EVENT, "customer", "hour", *at).alias("one")
     others = events.select(*_EVENT, *at).alias("other")
     related = ones.join(others, sql.expr(is_near), "left_semi")

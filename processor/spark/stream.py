@@ -187,7 +187,7 @@ def _told(lines: "DataFrame", rules: Rules) -> "DataFrame":
     delay = f"{rules.allowed_lateness_us // _MILLISECOND_US} milliseconds"
     # Before the epoch, where the watermark of Spark begins, all would be late.
     at = sql.timestamp_micros(sql.greatest("fired_at", sql.lit(1)))
-    at = sql.when(sql.col("note").isNull(), at)
+    at = sql.when(sql.col("note").isNull(), at)  # a filter by the note would not be left up here
     events = lines.withColumn("at", at).withWatermark("at", delay).where("at IS NOT NULL")
     # Of several watermarks the one furthest behind counts. That of the clocks lets no event whose
     # clock went wild move event time.

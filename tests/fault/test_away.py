@@ -8,16 +8,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import IMPATIENT, is_asked_by_signals, logged, running_command, wait_until
+from conftest import IMPATIENT, is_asked_by_signals, logged, wait_until
 from core_helpers import RULES, beats, log_of
 from oracle import lines_of, report
-from psycopg.conninfo import conninfo_to_dict
 from servers import Server, servers_folder
 from test_sqlstates import a_commit, counted
 
 from processor.edges import session
 from processor.edges.migrations import LOCK
-from processor.edges.session import Connection
 from processor.edges.store import Store
 from processor.errors import ExitCode
 from processor.shell.generate import LogShape, generate
@@ -37,15 +35,9 @@ def server():
 
 
 @pytest.fixture
-def command(server, tmp_path):
-    """The installed command, with that server."""
-    yield from running_command(server.url(password=PASSWORD, connect_timeout=2), tmp_path)
-
-
-@pytest.fixture
-def connect(server):
-    """What connects to that server, as the package does."""
-    return lambda: Connection.open(**conninfo_to_dict(server.url()))
+def database_url(server):
+    """A connection string of that server."""
+    return server.url(password=PASSWORD, connect_timeout=2)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from processor.core.contract import INT64_MAX, INT64_MIN
 from processor.edges.overview import Choice, Overviews
 from processor.edges.parquet import must_be_installed, write_parquet
 from processor.edges.reader import Reader, ReportRow
@@ -40,8 +39,6 @@ class Wanted(NamedTuple):
             SettingsError: it cannot.
 
         """
-        if any(not INT64_MIN <= customer <= INT64_MAX for customer in self.choice.customers):
-            raise SettingsError("--customer: is a whole number of 64 bits")
         if self.daily and self.format_ is ReportFormat.HTML:
             raise SettingsError("--daily: the page draws days by itself where there are many hours")
         if self.format_ is ReportFormat.PARQUET:

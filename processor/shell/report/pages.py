@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
-from processor.core.contract import INT64_MAX, INT64_MIN
+from processor.core.contract import INT64_MAX
 from processor.edges.listener import Request, Response, Route, text
 from processor.edges.overview import STATEMENT_SECONDS, Choice, Overviews
 from processor.edges.reader import Reader
@@ -23,7 +23,7 @@ from processor.errors import SettingsError
 from processor.shell.report.hours import Zone, in_zone
 from processor.shell.report.page import TABLE_ROWS, Download, policy, render
 from processor.shell.report.report import ReportFormat, report_parts
-from processor.shell.wiring import instant_of
+from processor.shell.wiring import customers_of, instant_of
 
 REST: Final = 20
 VIEWERS: Final = 4
@@ -208,11 +208,10 @@ def _one(request: Request, field: str) -> str | None:
 def _customers(request: Request) -> tuple[int, ...]:
     words = " ".join(request.query.get("customer", [])).replace(",", " ").split()
     try:
-        customers = {int(word) for word in words}
+        numbers = {int(word) for word in words}
     except ValueError:
-        customers = {INT64_MAX + 1}
-    if any(not INT64_MIN <= customer <= INT64_MAX for customer in customers):
-        raise SettingsError("customer: is a whole number of 64 bits, or several")
+        numbers = {INT64_MAX + 1}
+    customers = customers_of("customer", sorted(numbers))
     if len(customers) > _MAX_CUSTOMERS:
         raise SettingsError(f"customer: there may be {_MAX_CUSTOMERS}")
-    return tuple(sorted(customers))
+    return customers
